@@ -1,0 +1,152 @@
+"""The supernet: cells in which every edge is a weighted sum of its candidate operations."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lbgnas.networks.layout import CellPlace, build_stem, cell_places, check_size
+from lbgnas.operations.candidates import FactorizedReduce, relu_conv_norm
+from lbgnas.operations.functional import channel_shuffle
+from lbgnas.operations.source import SourceEdges
+from lbgnas.space import SearchSpace, edge_index
+
+CellKind = Literal["normal", "reduce"]
+
+
+class SearchCell(nn.Module):
+    """A cell of the supernet, with partial channels and edge normalisation where the space asks for them."""
+
+    def __init__(self, space: SearchSpace, place: CellPlace) -> None:
+        super().__init__()
+        kind: CellKind = "reduce" if place.reduction else "normal"
+        self.nodes = space.nodes
+        self.concat = space.concat
+        self.partial = space.partial_channels
+        self.width = place.channels // space.partial_channels
+        self.reduction = place.reduction
+        if place.after_reduction:
+            self.preprocess0: nn.Module = FactorizedReduce(place.before_last_channels, place.channels, affine=False)
+        else:
+            self.preprocess0 = relu_conv_norm(place.before_last_channels, place.channels, affine=False)
+        self.preprocess1 = relu_conv_norm(place.last_channels, place.channels, affine=False)
+        self.rows: list[list[int]] = []
+        self.sources = nn.ModuleList()
+        for source in range(1 + space.nodes):
+            rows = [edge_index(node, source) for node in range(max(0, source - 1), space.nodes)]
+            self.rows.append(rows)
+            operations = tuple(space.operations[kind][row] for row in rows)
+            self.sources.append(SourceEdges(self.width, self._stride(source), operations))
+
+    def _stride(self, source: int) -> int:
+        return 2 if self.reduction and source < 2 else 1
+
+    def forward(self, older: Tensor, last: Tensor, mixture: Tensor, edge_weights: Tensor | None) -> Tensor:
+        """Return the concatenated nodes.
+
+        Args:
+            older: output of the cell before the last one.
+            last: output of the last cell.
+            mixture: (edges, candidates), rows sum to 1 (times the edge's weight where edges are normalised).
+            edge_weights: (edges,), or None where every edge counts fully.
+        """
+        states = [self.preprocess0(older), self.preprocess1(last)]
+        mixed: Tensor | None = None
+        passed: Tensor | None = None
+        for source, edges in enumerate(self.sources):
+            state, rows = states[source], self.rows[source]
+            # What is left of the sums after a node has taken its share belongs to the nodes this state feeds.
+            output = edges(state[:, : self.width], mixture[rows])
+            mixed = output if mixed is None else mixed + output
+            if self.partial > 1:
+                bypass = self._bypass(state[:, self.width :], source, rows, edge_weights)
+                passed = bypass if passed is None else passed + bypass
+            if source == 0:
+                continue
+            assert mixed is not None
+            states.append(self._node(mixed[:, 0], None if passed is None else passed[:, 0]))
+            mixed = mixed[:, 1:]
+            passed = None if passed is None else passed[:, 1:]
+        return torch.cat([states[index] for index in self.concat], 1)
+
+    def _bypass(self, rest: Tensor, source: int, rows: list[int], edge_weights: Tensor | None) -> Tensor:
+        if self._stride(source) == 2:
+            rest = nn.functional.max_pool2d(rest, 2, 2)
+        spread = rest[:, None]
+        if edge_weights is None:
+            return spread.expand(-1, len(rows), -1, -1, -1)
+        return spread * edge_weights[rows].to(rest.dtype)[:, None, None, None]
+
+    def _node(self, mixed: Tensor, passed: Tensor | None) -> Tensor:
+        # Shuffling is linear, so it is done once a node instead of once an edge.
+        return mixed if passed is None else channel_shuffle(torch.cat([mixed, passed], 1), self.partial)
+
+
+class Supernet(nn.Module):
+    """A network over a whole search space; its architecture parameters are parameters named alphas_* and betas_*.
+
+    Args:
+        space: the search space.
+        num_cells: L; cells L // 3 and 2 L // 3 reduce.
+        channels: C of the first cell, a multiple of 2 * partial channels.
+        num_classes: width of the output.
+        in_channels: of the images.
+        stem_multiplier: the stem is this many times as wide as the first cell.
+
+    Shapes: images (batch, in_channels, height, width) to logits (batch, num_classes).
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        num_cells: int,
+        channels: int,
+        num_classes: int,
+        in_channels: int = 3,
+        stem_multiplier: int = 3,
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.num_cells = num_cells
+        width = stem_multiplier * channels
+        self.stem = build_stem(space.stem, in_channels, width)
+        concats = (len(space.concat), len(space.concat))
+        places = cell_places(num_cells, channels, width, concats, space.stem == "imagenet")
+        self.cells = nn.ModuleList(SearchCell(space, place) for place in places)
+        self.classifier = nn.Linear(places[-1].channels * len(space.concat), num_classes)
+        for name, shape in space.architecture_shapes.items():
+            self.register_parameter(name, nn.Parameter(1e-3 * torch.randn(shape)))
+
+    def architecture_parameters(self) -> dict[str, nn.Parameter]:
+        """Return A: alphas of normal and reduction cells, then betas where the space has them."""
+        return {name: self.get_parameter(name) for name in self.space.architecture_shapes}
+
+    def weight_parameters(self) -> dict[str, nn.Parameter]:
+        """Return S: every parameter that is not part of the architecture."""
+        own = self.space.architecture_shapes
+        return {name: value for name, value in self.named_parameters() if name not in own}
+
+    def mixtures(self, kind: CellKind) -> tuple[Tensor, Tensor | None]:
+        """Return how one kind of cell weighs its candidates, (edges, candidates), and its edges, (edges,) or None.
+
+        softmax(alpha) per edge; with edge normalisation times softmax(beta) over the edges that enter one node.
+        """
+        mixture = self.get_parameter(f"alphas_{kind}").softmax(-1)
+        if not self.space.edge_normalisation:
+            return mixture, None
+        betas = self.get_parameter(f"betas_{kind}")
+        groups = betas.split([2 + node for node in range(self.space.nodes)])
+        edge_weights = torch.cat([group.softmax(0) for group in groups])
+        return mixture * edge_weights[:, None], edge_weights
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits."""
+        check_size(images.shape[2], images.shape[3], self.num_cells, self.space.stem)
+        mixtures = {kind: self.mixtures(kind) for kind in ("normal", "reduce")}  # type: ignore[arg-type]
+        older, last = self.stem(images)
+        for cell in self.cells:
+            older, last = last, cell(older, last, *mixtures["reduce" if cell.reduction else "normal"])
+        logits: Tensor = self.classifier(last.mean((2, 3)))
+        return logits

@@ -1,0 +1,113 @@
+"""The candidate operations on one edge of an evaluation network, and the blocks that join cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lbgnas.errors import unknown
+
+
+class FactorizedReduce(nn.Module):
+    """Halve the size without losing pixels: ReLU, two 1x1 convolutions of stride 2 shifted by a pixel, batch norm.
+
+    Shapes: (batch, channels in, height, width), both even, to (batch, channels out, height / 2, width / 2).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, affine: bool = True) -> None:
+        super().__init__()
+        self.conv_1 = nn.Conv2d(in_channels, out_channels // 2, 1, stride=2, bias=False)
+        self.conv_2 = nn.Conv2d(in_channels, out_channels // 2, 1, stride=2, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the halved state."""
+        active = torch.relu(x)
+        halves = torch.cat([self.conv_1(active), self.conv_2(active[:, :, 1:, 1:])], 1)
+        output: Tensor = self.norm(halves)
+        return output
+
+
+def relu_conv_norm(in_channels: int, out_channels: int, affine: bool = True) -> nn.Sequential:
+    """Return ReLU, 1x1 convolution and batch norm: how a cell brings its inputs to its own width."""
+    return nn.Sequential(
+        nn.ReLU(),
+        nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        nn.BatchNorm2d(out_channels, affine=affine),
+    )
+
+
+def _depthwise(channels: int, kernel: int, stride: int, dilation: int) -> list[nn.Module]:
+    padding = dilation * (kernel - 1) // 2
+    return [
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
+        nn.Conv2d(channels, channels, 1, bias=False),
+        nn.BatchNorm2d(channels),
+    ]
+
+
+def _separable(kernel: int) -> Callable[[int, int], nn.Module]:
+    return lambda channels, stride: nn.Sequential(
+        *_depthwise(channels, kernel, stride, 1), *_depthwise(channels, kernel, 1, 1)
+    )
+
+
+def _dilated(kernel: int) -> Callable[[int, int], nn.Module]:
+    return lambda channels, stride: nn.Sequential(*_depthwise(channels, kernel, stride, 2))
+
+
+def _skip(channels: int, stride: int) -> nn.Module:
+    return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels)
+
+
+def _one_by_seven(channels: int, stride: int) -> nn.Module:
+    return nn.Sequential(
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, (1, 7), (1, stride), (0, 3), bias=False),
+        nn.Conv2d(channels, channels, (7, 1), (stride, 1), (3, 0), bias=False),
+        nn.BatchNorm2d(channels),
+    )
+
+
+class Noise(nn.Module):
+    """Standard normal noise of the state's size, whatever the state holds (DARTS-, space S4)."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return noise shaped like the (strided) input."""
+        return torch.randn_like(x[:, :, :: self.stride, :: self.stride])
+
+
+_BUILDERS: dict[str, Callable[[int, int], nn.Module]] = {
+    "max_pool_3x3": lambda channels, stride: nn.MaxPool2d(3, stride, 1),
+    "avg_pool_3x3": lambda channels, stride: nn.AvgPool2d(3, stride, 1, count_include_pad=False),
+    "skip_connect": _skip,
+    "sep_conv_3x3": _separable(3),
+    "sep_conv_5x5": _separable(5),
+    "sep_conv_7x7": _separable(7),
+    "dil_conv_3x3": _dilated(3),
+    "dil_conv_5x5": _dilated(5),
+    "conv_7x1_1x7": _one_by_seven,
+    "noise": lambda channels, stride: Noise(stride),
+}
+
+
+def build_operation(name: str, channels: int, stride: int) -> nn.Module:
+    """Return one operation of an evaluation network, batch norms affine, no batch norm after pools.
+
+    Raises:
+        LbgnasError: for a name that is no operation.
+
+    Example:
+        >>> build_operation("sep_conv_3x3", 8, 2)(torch.ones(2, 8, 6, 6)).shape
+        torch.Size([2, 8, 3, 3])
+    """
+    if name not in _BUILDERS:
+        raise unknown("operation", name, _BUILDERS)
+    return _BUILDERS[name](channels, stride)
