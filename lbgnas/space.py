@@ -65,7 +65,11 @@ class SearchSpace(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _for_every_edge(cls, data: object) -> object:
-        if not isinstance(data, dict) or "operations" not in data or not isinstance(data.get("nodes", 4), int):
+        if (
+            not isinstance(data, dict)
+            or "operations" not in data
+            or not isinstance(data.get("nodes", 4), int)
+        ):
             return data
         count = edge_index(data.get("nodes", 4), 0)
         per_cell = cls._for_both_cells(data["operations"])
@@ -83,9 +87,13 @@ class SearchSpace(BaseModel):
             raise ValueError("operations: needs both normal and reduce")
         for cell, edges in self.operations.items():
             if len(edges) != self.num_edges:
-                raise ValueError(f"operations.{cell}: {len(edges)} edges given, {self.nodes} nodes have {self.num_edges}")
+                raise ValueError(
+                    f"operations.{cell}: {len(edges)} edges given, {self.nodes} nodes have {self.num_edges}"
+                )
             if len({len(names) for names in edges}) != 1 or not edges[0]:
-                raise ValueError(f"operations.{cell}: every edge needs the same number of operations, at least 1")
+                raise ValueError(
+                    f"operations.{cell}: every edge needs the same number of operations, at least 1"
+                )
             for edge, names in enumerate(edges):
                 for name in names:
                     if name not in CANDIDATES:
@@ -105,7 +113,8 @@ class SearchSpace(BaseModel):
     def architecture_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the architecture parameters, in the order in which the references keep them."""
         alphas: dict[str, tuple[int, ...]] = {
-            f"alphas_{cell}": (self.num_edges, len(self.operations[cell][0])) for cell in ("normal", "reduce")  # type: ignore[index]
+            f"alphas_{cell}": (self.num_edges, len(self.operations[cell][0]))
+            for cell in ("normal", "reduce")  # type: ignore[index]
         }
         if not self.edge_normalisation:
             return alphas
@@ -146,4 +155,6 @@ def load_space(name_or_path: str) -> SearchSpace:
         place = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise unknown("key", place, SearchSpace.model_fields, str(path)) from None
-        raise LbgnasError(f"{path}: {place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}") from None
+        raise LbgnasError(
+            f"{path}: {place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
+        ) from None

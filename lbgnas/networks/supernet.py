@@ -28,7 +28,9 @@ class SearchCell(nn.Module):
         self.width = place.channels // space.partial_channels
         self.reduction = place.reduction
         if place.after_reduction:
-            self.preprocess0: nn.Module = FactorizedReduce(place.before_last_channels, place.channels, affine=False)
+            self.preprocess0: nn.Module = FactorizedReduce(
+                place.before_last_channels, place.channels, affine=False
+            )
         else:
             self.preprocess0 = relu_conv_norm(place.before_last_channels, place.channels, affine=False)
         self.preprocess1 = relu_conv_norm(place.last_channels, place.channels, affine=False)
@@ -133,10 +135,10 @@ class Supernet(nn.Module):
 
         softmax(alpha) per edge; with edge normalisation times softmax(beta) over the edges that enter one node.
         """
-        mixture = self.get_parameter(f"alphas_{kind}").softmax(-1)
+        mixture: Tensor = getattr(self, f"alphas_{kind}").softmax(-1)
         if not self.space.edge_normalisation:
             return mixture, None
-        betas = self.get_parameter(f"betas_{kind}")
+        betas: Tensor = getattr(self, f"betas_{kind}")
         groups = betas.split([2 + node for node in range(self.space.nodes)])
         edge_weights = torch.cat([group.softmax(0) for group in groups])
         return mixture * edge_weights[:, None], edge_weights

@@ -122,11 +122,13 @@ class SourceEdges(nn.Module):
         return total
 
     def _convolve(self, active: Tensor, mixture: Tensor) -> list[tuple[str, Tensor]]:
-        spread = {count: self._spread(active, count) for count in {len(self.places[n]) for n in self.convolutions}}
+        spread = {
+            count: self._spread(active, count) for count in {len(self.places[n]) for n in self.convolutions}
+        }
         first = [
             depthwise(
                 spread[len(self.places[name])],
-                self.get_parameter(f"{name}_depthwise_first"),
+                getattr(self, f"{name}_depthwise_first"),
                 self.stride,
                 CONVOLUTIONS[name].dilation,
             )
@@ -141,8 +143,10 @@ class SourceEdges(nn.Module):
         if not self.separable:
             return outputs
         again = [
-            depthwise(block, self.get_parameter(f"{name}_depthwise_second"), 1)
-            for name, block in zip(self.separable, self._split(torch.relu(hidden[:, :inner]), True), strict=True)
+            depthwise(block, getattr(self, f"{name}_depthwise_second"), 1)
+            for name, block in zip(
+                self.separable, self._split(torch.relu(hidden[:, :inner]), True), strict=True
+            )
         ]
         second = grouped_pointwise(_join(again), self.pointwise_second)
         scale_second = torch.cat(scale[: len(self.separable)])
@@ -203,7 +207,7 @@ class SourceEdges(nn.Module):
         return weights[:, None].expand(-1, self.channels).reshape(-1)
 
     def _statistics(self, name: str) -> tuple[Tensor, Tensor]:
-        return self.get_buffer(f"mean_{name}"), self.get_buffer(f"var_{name}")
+        return getattr(self, f"mean_{name}"), getattr(self, f"var_{name}")
 
     def _spread(self, x: Tensor, count: int) -> Tensor:
         if count == 1:

@@ -1,0 +1,117 @@
+"""Domain adaptation between a group and the rest (DALBG): distances between two weighted sets of features.
+
+Every function takes the features phi(x_n; S_k) of a batch, (batch, width), the gate's f_k(x_n; T) as `membership`,
+(batch,) in [0, 1], and labels, (batch,); sample n counts f_k in the group and 1 - f_k in the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lbgnas.errors import unknown
+
+Distance = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+_EPS = 1e-8
+
+
+class Adaptation(NamedTuple):
+    """lambda and the distance M_k it multiplies in L2 (Eq. 8)."""
+
+    distance: Distance
+    weight: float
+
+
+def _means(features: Tensor, membership: Tensor) -> tuple[Tensor, Tensor]:
+    rest = 1 - membership
+    own = membership @ features / (membership.sum() + _EPS)
+    other = rest @ features / (rest.sum() + _EPS)
+    return own, other
+
+
+def mmd(features: Tensor, membership: Tensor, labels: Tensor) -> Tensor:
+    """Return M_k = || sum f phi / sum f - sum (1-f) phi / sum (1-f) ||^2  (Eq. 6, relaxed by the gate).
+
+    Zero for equal distributions whatever the gate's mass, unlike the literal Eq. 7.
+
+    Example:
+        >>> mmd(torch.tensor([[1.0], [3.0]]), torch.tensor([1.0, 0.0]), torch.tensor([0, 0])).item()
+        4.0
+    """
+    own, other = _means(features, membership)
+    return (own - other).square().sum()
+
+
+def mmd_literal(features: Tensor, membership: Tensor, labels: Tensor) -> Tensor:
+    """Return M_k = || 1/N sum f phi - 1/N sum (1-f) phi ||^2  (Eq. 7 as printed)."""
+    return ((2 * membership - 1) @ features / len(features)).square().sum()
+
+
+def _covariances(features: Tensor, membership: Tensor) -> tuple[Tensor, Tensor]:
+    results = []
+    for weights, mean in zip((membership, 1 - membership), _means(features, membership), strict=True):
+        centred = features - mean
+        results.append((weights[:, None] * centred).T @ centred / (weights.sum() + _EPS))
+    return results[0], results[1]
+
+
+def coral(features: Tensor, membership: Tensor, labels: Tensor) -> Tensor:
+    """Return || Cov_k - Cov_rest ||_F^2 / (4 width^2)  (Sun and Saenko, arXiv:1607.01719)."""
+    own, other = _covariances(features, membership)
+    return (own - other).square().sum() / (4 * features.shape[1] ** 2)
+
+
+def kl(features: Tensor, membership: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean over features of KL(own || rest) + KL(rest || own), halved, between diagonal Gaussians."""
+    moments = []
+    for weights, mean in zip((membership, 1 - membership), _means(features, membership), strict=True):
+        variance = weights @ (features - mean).square() / (weights.sum() + _EPS)
+        moments.append((mean, variance + 1e-3))
+    (mean_a, var_a), (mean_b, var_b) = moments
+    gap = (mean_a - mean_b).square()
+    # The logarithms of the two directions cancel.
+    return (((var_a + gap) / var_b + (var_b + gap) / var_a) / 4 - 0.5).mean()
+
+
+def cdd(features: Tensor, membership: Tensor, labels: Tensor) -> Tensor:
+    """Return the distance of equal classes minus that of different ones (Kang et al., arXiv:1901.00976, linear kernel).
+
+    mean_c ||m_k(c) - m_rest(c)||^2 - mean_{c != c'} ||m_k(c) - m_rest(c')||^2 over the classes in the batch, m(c)
+    being weighted class means. Falls without bound as different classes part, as the original does.
+    """
+    classes = torch.nn.functional.one_hot(labels).to(features.dtype)
+    present = classes.sum(0) > 0
+    pair = present[:, None] & present[None, :]
+    own_weights, rest_weights = classes * membership[:, None], classes * (1 - membership)[:, None]
+    own = own_weights.T @ features / (own_weights.sum(0)[:, None] + _EPS)
+    rest = rest_weights.T @ features / (rest_weights.sum(0)[:, None] + _EPS)
+    distance = (own[:, None] - rest[None]).square().sum(-1)
+    same = torch.eye(len(present), dtype=torch.bool, device=features.device) & pair
+    other = pair & ~same
+    intra = (distance * same).sum() / same.sum().clamp_min(1)
+    inter = (distance * other).sum() / other.sum().clamp_min(1)
+    return intra - inter
+
+
+DISTANCES: dict[str, Distance] = {
+    "mmd": mmd,
+    "mmd-literal": mmd_literal,
+    "coral": coral,
+    "kl": kl,
+    "cdd": cdd,
+}
+
+
+def find_distance(name: str) -> Distance:
+    """Return the distance of that name.
+
+    Raises:
+        LbgnasError: for an unknown name.
+    """
+    if name not in DISTANCES:
+        raise unknown("adaptation", name, DISTANCES)
+    return DISTANCES[name]

@@ -1,0 +1,60 @@
+"""The bases' own two-level step for one network: the reference that grouping none is held to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lbgnas.batch_statistics import BatchStatistics
+from lbgnas.grouping.experts import Experts
+from lbgnas.grouping.hypergradient import FirstOrder
+from lbgnas.grouping.objectives import cross_entropy
+from lbgnas.grouping.sgd import Tensors, sgd_step, through_step
+from lbgnas.grouping.unrolled import Levels, Samples
+
+
+def bilevel_gradients(
+    experts: Experts, train: Samples, validation: Samples, levels: Levels, buffers: Tensors | None
+) -> tuple[Tensors, Tensor, Tensor]:
+    """Return dL_val(S', A)/dA with S' = S - eta (mu b + g + wd S) not clipped, L_val, and the right answers.
+
+    First order: S' = S. Nothing is committed and running statistics stay.
+    """
+    frozen = BatchStatistics(update=False)
+    weights, architecture = experts.weights(0), experts.architecture(0)
+
+    def loss(
+        own: Tensors, alphas: Tensors, samples: Samples, statistics: BatchStatistics
+    ) -> tuple[Tensor, Tensor]:
+        logits, _ = experts.call(0, own, alphas, samples[0], statistics)
+        return cross_entropy(logits, samples[1]).mean(), (logits.detach().argmax(1) == samples[1]).sum()
+
+    second_order = not isinstance(levels.hypergradient, FirstOrder)
+    settings = levels.experts._replace(clip=None)
+    stepped = weights
+    gradient: Tensors = {}
+    if second_order:
+        leaves = {name: value.requires_grad_() for name, value in weights.items()}
+        train_loss, _ = loss(leaves, architecture, train, frozen)
+        gradient = dict(zip(leaves, torch.autograd.grad(train_loss, list(leaves.values())), strict=True))
+        known = buffers or {name: torch.zeros_like(value) for name, value in weights.items()}
+        stepped, _ = sgd_step(weights, gradient, known, settings)
+    alphas = {name: value.requires_grad_() for name, value in architecture.items()}
+    ends = {name: value.detach().requires_grad_(second_order) for name, value in stepped.items()}
+    validation_loss, correct = loss(ends, alphas, validation, frozen)
+    wanted = [*alphas.values(), *(ends.values() if second_order else [])]
+    found = torch.autograd.grad(validation_loss, wanted)
+    direct = dict(zip(alphas, found, strict=False))
+    if not second_order:
+        return direct, validation_loss.detach(), correct
+    covector = dict(zip(ends, found[len(alphas) :], strict=True))
+    direction = through_step(covector, gradient, settings)
+
+    def train_loss_of(own: Tensors, composed: bool) -> Tensor:
+        return loss(own, alphas, train, BatchStatistics(update=False, composed=composed))[0]
+
+    start = {name: value.detach() for name, value in weights.items()}
+    mixed = levels.hypergradient.mixed(train_loss_of, start, direction, list(alphas.values()))
+    assert mixed is not None
+    total = {name: direct[name] - term for name, term in zip(direct, mixed, strict=True)}
+    return total, validation_loss.detach(), correct

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import pytest
+import torch
+
+from lbgnas.grouping.adaptation import DISTANCES, Adaptation
+from lbgnas.grouping.experts import Experts
+from lbgnas.grouping.hypergradient import Exact, FiniteDifference, FirstOrder
+from lbgnas.grouping.sgd import Sgd
+from lbgnas.grouping.unrolled import Levels, unrolled_step
+from tests.toys import ToyExpert, brute_force, toy_batch, toy_gate
+
+
+def problem(groups, seed=0, batch=14):
+    torch.manual_seed(seed)
+    experts = Experts([ToyExpert() for _ in range(groups)], architecture=["alphas"], features="head")
+    gate = toy_gate(groups)
+    z = torch.randn(batch, groups)
+    gate_buffers = {n: 0.1 * torch.randn_like(p) for n, p in gate.named_parameters()}
+    buffers = {
+        k: {n: 0.1 * torch.randn_like(v) for n, v in experts.weights(k).items()} for k in range(groups)
+    }
+    return experts, gate, z, toy_batch(seed + 1, batch), toy_batch(seed + 2, 11), gate_buffers, buffers
+
+
+PLAIN = Levels(gate=Sgd(0.7), experts=Sgd(0.5))
+FULL = Levels(
+    gate=Sgd(0.7, 0.9, 1e-3, clip=0.05), experts=Sgd(0.5, 0.9, 3e-4, clip=0.2), mutual_information=0.7
+)
+
+
+def relative(actual, expected):
+    return ((actual - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("mode", ["forward", "reverse"])
+@pytest.mark.parametrize("adaptation", [None, *DISTANCES])
+@pytest.mark.parametrize("levels", [PLAIN, FULL], ids=["plain", "clip-momentum-decay-information"])
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_hypergradients_equal_brute_force(float64, groups, levels, adaptation, mode):
+    chosen = None if adaptation is None else Adaptation(DISTANCES[adaptation], 0.3)
+    levels = dataclasses.replace(levels, adaptation=chosen, hypergradient=Exact(mode))
+    if groups == 1:  # the gate's gradient is zero, where the norm has no derivative
+        levels = dataclasses.replace(levels, gate=levels.gate._replace(clip=None))
+    experts, gate, z, train, validation, gate_buffers, buffers = problem(groups)
+    expected_z, expected_a, loss = brute_force(
+        experts, gate, z, train, validation, levels, gate_buffers, buffers
+    )
+    result = unrolled_step(experts, gate, z, train, validation, levels, gate_buffers, buffers)
+    assert sum(1 for g in result.losses.train_groups if g) >= min(2, groups), (
+        "the problem must use several experts"
+    )
+    assert abs(result.losses.validation - loss) < 1e-12
+    if groups == 1:
+        assert not result.assignment_gradient.any()
+        assert expected_z.abs().max() < 1e-15
+    else:
+        assert expected_z.norm() > 1e-7
+        assert relative(result.assignment_gradient, expected_z) < 1e-10
+    for index, expected in enumerate(expected_a):
+        if expected is None:
+            assert index not in result.architecture_gradients
+        else:
+            assert expected.norm() > 1e-6
+            assert relative(result.architecture_gradients[index]["alphas"], expected) < 1e-10
+
+
+def test_second_order_terms_matter(float64):
+    """The comparison above would not notice a missing term that is negligible; these are not."""
+    experts, gate, z, *rest = problem(2)
+    results = {
+        way: unrolled_step(experts, gate, z, rest[0], rest[1], dataclasses.replace(FULL, hypergradient=way))
+        for way in (Exact(), FirstOrder())
+    }
+    exact, first = results.values()
+    assert relative(first.assignment_gradient, exact.assignment_gradient) > 1e-3
+    assert (
+        relative(first.architecture_gradients[0]["alphas"], exact.architecture_gradients[0]["alphas"]) > 1e-3
+    )
+
+
+def test_finite_difference_converges_to_exact_between_kinks(float64):
+    experts, gate, z, train, validation, gate_buffers, buffers = problem(2)
+    run = partial(unrolled_step, experts, gate, z, train, validation)
+    exact = run(dataclasses.replace(FULL, hypergradient=Exact()))
+    close = run(dataclasses.replace(FULL, hypergradient=FiniteDifference(1e-6)))
+    assert relative(close.assignment_gradient, exact.assignment_gradient) < 1e-6
+    for index in exact.architecture_gradients:
+        assert (
+            relative(
+                close.architecture_gradients[index]["alphas"], exact.architecture_gradients[index]["alphas"]
+            )
+            < 1e-5
+        )
+
+
+def test_float32_is_close(float64):
+    experts, gate, z, train, validation, *_ = problem(2)
+    exact = unrolled_step(experts, gate, z, train, validation, PLAIN)
+    small = Experts([m.float() for m in experts.modules], architecture=["alphas"], features="head")
+    single = [(x.float(), y, ids) for x, y, ids in (train, validation)]
+    result = unrolled_step(small, gate.float(), z.float(), *single, PLAIN)
+    assert relative(result.assignment_gradient.double(), exact.assignment_gradient) < 1e-4
+
+
+def test_relabelling_permutes_and_changes_nothing_else(float64):
+    experts, gate, z, train, validation, gate_buffers, buffers = problem(3)
+    permutation = [2, 0, 1]
+    levels = dataclasses.replace(FULL, adaptation=Adaptation(DISTANCES["mmd"], 0.2))
+    first = unrolled_step(experts, gate, z, train, validation, levels, gate_buffers, buffers)
+    with torch.no_grad():
+        gate[-1].weight.copy_(gate[-1].weight[permutation].clone())
+        gate[-1].bias.copy_(gate[-1].bias[permutation].clone())
+    swapped_buffers = {n: b[permutation] if n.startswith("4.") else b for n, b in gate_buffers.items()}
+    renamed = Experts([experts.modules[k] for k in permutation], architecture=["alphas"], features="head")
+    second = unrolled_step(
+        renamed, gate, z[:, permutation], train, validation, levels, swapped_buffers,
+        {new: buffers[old] for new, old in enumerate(permutation)},
+    )  # fmt: skip
+    assert torch.allclose(second.assignment_gradient, first.assignment_gradient[:, permutation], rtol=1e-10)
+    for new, old in enumerate(permutation):
+        assert second.losses.train_groups[new] == first.losses.train_groups[old]
+        if old in first.experts:
+            for name, value in first.experts[old].items():
+                assert torch.allclose(second.experts[new][name], value, rtol=1e-10)
+        if old in first.architecture_gradients:
+            expected = first.architecture_gradients[old]["alphas"]
+            assert torch.allclose(second.architecture_gradients[new]["alphas"], expected, rtol=1e-9)
+
+
+def test_weight_zero_equals_no_adaptation_and_is_its_limit(float64):
+    experts, gate, z, train, validation, *_ = problem(2)
+    plain = unrolled_step(experts, gate, z, train, validation, PLAIN)
+    for weight, tolerance in ((0.0, 0.0), (1e-9, 1e-6)):
+        levels = dataclasses.replace(PLAIN, adaptation=Adaptation(DISTANCES["mmd"], weight))
+        other = unrolled_step(experts, gate, z, train, validation, levels)
+        gap = (other.assignment_gradient - plain.assignment_gradient).abs().max()
+        assert gap <= tolerance * plain.assignment_gradient.abs().max()
+        for index, weights in plain.experts.items():
+            for name, value in weights.items():
+                assert (other.experts[index][name] - value).abs().max() <= tolerance
+
+
+def test_every_sample_passes_one_expert_in_stages_two_and_three(float64):
+    experts, gate, z, train, validation, *_ = problem(3)
+    seen = []
+    for module in experts.modules:
+        module.register_forward_pre_hook(lambda m, args: seen.append(len(args[0])))
+    levels = dataclasses.replace(PLAIN, hypergradient=FirstOrder())
+    unrolled_step(experts, gate, z, train, validation, levels)
+    assert sum(seen) == len(train[0]) + len(validation[0])
+
+
+def test_an_empty_group_contributes_exactly_nothing(float64):
+    experts, gate, z, train, validation, *_ = problem(2)
+    with torch.no_grad():
+        gate[-1].weight.zero_()
+        gate[-1].bias.copy_(torch.tensor([50.0, -50.0]))
+    before = {n: b.clone() for n, b in experts.modules[1].named_buffers()}
+    z = torch.tensor([[3.0, -3.0]]).repeat(len(z), 1)
+    result = unrolled_step(experts, gate, z, train, validation, PLAIN)
+    assert result.losses.train_groups == [len(z), 0]
+    assert 1 not in result.experts
+    assert 1 not in result.architecture_gradients
+    assert all(torch.equal(before[n], b) for n, b in experts.modules[1].named_buffers())
+    assert torch.isfinite(result.losses.experts)
+
+
+def test_single_sample_at_one_pixel_is_finite(float64):
+    from lbgnas.operations.functional import batch_norm
+
+    x = torch.randn(1, 3, 1, 1, requires_grad=True)
+    y = batch_norm(x, torch.zeros(3), torch.ones(3), True)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert torch.isfinite(y).all()
+    assert torch.isfinite(gradient).all()
+
+
+def test_running_statistics_move_once(float64):
+    experts, gate, z, train, validation, *_ = problem(2)
+    result = unrolled_step(experts, gate, z, train, validation, PLAIN)
+    module = experts.modules[0]
+    mean = module.norm.running_mean.clone()
+    rows = torch.zeros(len(z), dtype=torch.bool)
+    with torch.no_grad():
+        stepped = torch.func.functional_call(gate, result.gate, (train[0],))
+        rows = stepped.argmax(1) == 0
+        expected = 0.1 * module.first(train[0][rows]).mean((0, 2, 3))
+    assert torch.allclose(mean, expected, rtol=1e-12)
