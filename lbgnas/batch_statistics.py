@@ -92,12 +92,8 @@ class BatchStatistics(TorchFunctionMode):
             running_mean = running_var = None
         partial = self.rows is not None and self.rows < input.shape[0]
         if training and (self.composed or partial):
-            return _composed_batch_norm(
-                input, weight, bias, running_mean, running_var, momentum, eps, self.rows
-            )
-        return torch.batch_norm(
-            input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled
-        )
+            return _composed_batch_norm(input, weight, bias, running_mean, running_var, momentum, eps, self.rows)
+        return torch.batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled)
 
 
 def running_statistics_move() -> bool:

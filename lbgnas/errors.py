@@ -33,6 +33,4 @@ def unknown(what: str, given: object, allowed: Iterable[str], where: str = "") -
     close = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
     prefix = f"{where}: " if where else ""
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return LbgnasError(
-        f"{prefix}unknown {what} {str(given)!r}; allowed are {', '.join(names) or 'none'}{hint}"
-    )
+    return LbgnasError(f"{prefix}unknown {what} {str(given)!r}; allowed are {', '.join(names) or 'none'}{hint}")

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import lbgnas
 from lbgnas.errors import LbgnasError, unknown
+from lbgnas.files import write_text
 
 FORMAT = "lbgnas.genotype"
 VERSION = 1
@@ -157,8 +158,7 @@ def _cell_text(cell: CellGenotype, key: str) -> str:
 
 def _block(mapping: Mapping[str, Any], key: str) -> str:
     rows = [
-        f"    {_dumps(name, key)}: {_dumps(value, f'{key}.{name}')}"
-        for name, value in sorted(mapping.items(), key=str)
+        f"    {_dumps(name, key)}: {_dumps(value, f'{key}.{name}')}" for name, value in sorted(mapping.items(), key=str)
     ]
     return "{\n" + ",\n".join(rows) + "\n  }" if rows else "{}"
 
@@ -194,23 +194,7 @@ def save(genotype: Genotype, path: str | Path) -> None:
     Raises:
         LbgnasError: the genotype is not valid, or the place cannot be written.
     """
-    text, path = to_json(genotype), Path(path)
-    try:
-        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(draft, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except (OSError, ValueError) as error:
-        raise LbgnasError(f"{str(path)!r}: cannot be written: {_reason(error)}") from None
-
-
-# ------------------------------------------------------------------------------------------------ reading
+    write_text(Path(path), to_json(genotype))
 
 
 def _is_int(value: object) -> bool:
@@ -311,9 +295,7 @@ def _gate(value: object, where: str, experts: int) -> GateRecord | None:
         return None
     data = _object(value, where, ("architecture", "weights", "sha256"))
     if experts == 1:
-        raise LbgnasError(
-            f"{where}: must be null where there is one expert, for a gate has nothing to choose"
-        )
+        raise LbgnasError(f"{where}: must be null where there is one expert, for a gate has nothing to choose")
     weights = _label(data["weights"], f"{where}.weights")
     if weights in (".", "..") or re.search(r"[/\\:]", weights):
         raise LbgnasError(
@@ -346,9 +328,7 @@ def _parse(text: str, where: str) -> object:
         raise
     except json.JSONDecodeError as error:
         if error.pos >= len(text.rstrip()):
-            raise LbgnasError(
-                f"{where}: is cut off at line {error.lineno}, or not JSON: {error.msg}"
-            ) from None
+            raise LbgnasError(f"{where}: is cut off at line {error.lineno}, or not JSON: {error.msg}") from None
         place = f"line {error.lineno} column {error.colno}"
         raise LbgnasError(f"{where}: is not JSON at {place}: {error.msg}") from None
     except (ValueError, RecursionError) as error:
@@ -372,9 +352,7 @@ def from_json(text: str, where: str) -> Genotype:
         raise LbgnasError(f'{where}: format: must be "{FORMAT}", not {_shown(data.get("format"))}')
     version = data.get("version")
     if not _is_int(version) or version != VERSION:
-        raise LbgnasError(
-            f"{where}: version: is {_shown(version)}, and this lbgnas reads version {VERSION} only"
-        )
+        raise LbgnasError(f"{where}: version: is {_shown(version)}, and this lbgnas reads version {VERSION} only")
     keys = (
         "format",
         "version",
@@ -448,9 +426,7 @@ def check_gate_file(path_of_json: str | Path, genotype: Genotype) -> Path:
     found = hashlib.sha256(_read(path)).hexdigest()
     if found != genotype.gate.sha256.lower():
         start = genotype.gate.sha256[:12].lower()
-        raise LbgnasError(
-            f"{path}: its SHA-256 begins with {found[:12]}, but {path_of_json} asks for {start}"
-        )
+        raise LbgnasError(f"{path}: its SHA-256 begins with {found[:12]}, but {path_of_json} asks for {start}")
     return path
 
 

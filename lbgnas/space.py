@@ -65,11 +65,7 @@ class SearchSpace(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _for_every_edge(cls, data: object) -> object:
-        if (
-            not isinstance(data, dict)
-            or "operations" not in data
-            or not isinstance(data.get("nodes", 4), int)
-        ):
+        if not isinstance(data, dict) or "operations" not in data or not isinstance(data.get("nodes", 4), int):
             return data
         count = edge_index(data.get("nodes", 4), 0)
         per_cell = cls._for_both_cells(data["operations"])
@@ -91,9 +87,7 @@ class SearchSpace(BaseModel):
                     f"operations.{cell}: {len(edges)} edges given, {self.nodes} nodes have {self.num_edges}"
                 )
             if len({len(names) for names in edges}) != 1 or not edges[0]:
-                raise ValueError(
-                    f"operations.{cell}: every edge needs the same number of operations, at least 1"
-                )
+                raise ValueError(f"operations.{cell}: every edge needs the same number of operations, at least 1")
             for edge, names in enumerate(edges):
                 for name in names:
                     if name not in CANDIDATES:

@@ -35,9 +35,7 @@ def strongest(
         ranked: list[tuple[float, int, str]] = []
         for source in range(2 + node):
             row = edge_index(node, source)
-            allowed = [
-                (float(strengths[row, k]), name) for k, name in enumerate(operations[row]) if name != "none"
-            ]
+            allowed = [(float(strengths[row, k]), name) for k, name in enumerate(operations[row]) if name != "none"]
             best, name = max(allowed, key=lambda item: item[0])
             ranked.append((best, source, name))
         ranked.sort(key=lambda item: -item[0])

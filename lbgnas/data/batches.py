@@ -87,9 +87,7 @@ def batches(
     """
     steps = num_steps(len(ids), batch_size, drop_last)
     if len(ids) and not steps:
-        raise LbgnasError(
-            f"batch_size: {batch_size} is more than the {len(ids)} samples, which leaves no whole batch"
-        )
+        raise LbgnasError(f"batch_size: {batch_size} is more than the {len(ids)} samples, which leaves no whole batch")
     if not 0 <= start <= steps:
         raise LbgnasError(f"start: step {start} is not in this epoch of {steps} steps")
     if cutout < 0:

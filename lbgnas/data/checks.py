@@ -39,9 +39,7 @@ def whole_numbers(values: torch.Tensor, count: int, below: int | None, what: str
     if wrong.any():
         first = int(wrong.nonzero()[0])
         allowed = "0 or more" if below is None else f"0 to {below - 1}"
-        raise LbgnasError(
-            f"{what} {int(numbers[first])} of sample id {first} is not allowed; it must be {allowed}"
-        )
+        raise LbgnasError(f"{what} {int(numbers[first])} of sample id {first} is not allowed; it must be {allowed}")
     return numbers
 
 

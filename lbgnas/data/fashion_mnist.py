@@ -56,13 +56,9 @@ def load(path: Path | None, part: Literal["pool", "test"], size: int | None = No
         shape = "x".join(map(str, images.shape))
         raise LbgnasError(f"{image_file}: holds images of the shape {shape}, it must be Nx{_SIZE}x{_SIZE}")
     if len(images) != len(labels):
-        raise LbgnasError(
-            f"{label_file}: holds {len(labels)} labels for {len(images)} images in {image_file}"
-        )
+        raise LbgnasError(f"{label_file}: holds {len(labels)} labels for {len(images)} images in {image_file}")
     if labels.max() >= len(_CLASSES):
-        raise LbgnasError(
-            f"{label_file}: holds the label {labels.max()}, allowed are 0 to {len(_CLASSES) - 1}"
-        )
+        raise LbgnasError(f"{label_file}: holds the label {labels.max()}, allowed are 0 to {len(_CLASSES) - 1}")
     info = DataInfo(
         name=NAME,
         num_classes=len(_CLASSES),
@@ -94,15 +90,11 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
     start = 4 + 4 * dimensions
     if raw[:4] != bytes([0, 0, 8, dimensions]):
         wanted, given = f"{0x0800 + dimensions:08x}", raw[:4].hex() or "nothing"
-        raise LbgnasError(
-            f"{path}: this is not the idx file it must be, it begins with {given} instead of {wanted}"
-        )
+        raise LbgnasError(f"{path}: this is not the idx file it must be, it begins with {given} instead of {wanted}")
     shape = [int.from_bytes(raw[at : at + 4], "big") for at in range(4, start, 4)]
     promised = start + math.prod(shape)
     if len(raw) != promised:
-        raise LbgnasError(
-            f"{path}: holds {len(raw)} bytes, its header promises {promised}; it may be cut short"
-        )
+        raise LbgnasError(f"{path}: holds {len(raw)} bytes, its header promises {promised}; it may be cut short")
     array: npt.NDArray[np.uint8] = np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy()
     return array
 

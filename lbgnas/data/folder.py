@@ -36,9 +36,7 @@ def load(path: Path, part: Literal["pool", "test"], size: int | None = None) -> 
     train, test = path / "train", path / "test"
     if os.path.isdir(train) != os.path.isdir(test):
         there, missing = (train, test) if os.path.isdir(train) else (test, train)
-        raise LbgnasError(
-            f"{missing}: this folder is missing beside {there}; give both, or class folders in {path}"
-        )
+        raise LbgnasError(f"{missing}: this folder is missing beside {there}; give both, or class folders in {path}")
     if not os.path.isdir(train):
         return _divided(FolderImages(path, size or _SIZE, NAME), part)
     pool, held_out = FolderImages(train, size or _SIZE, NAME), FolderImages(test, size or _SIZE, NAME)

@@ -50,13 +50,9 @@ class DataInfo:
 
     def __post_init__(self) -> None:
         if len(self.class_names) != self.num_classes:
-            raise LbgnasError(
-                f"{self.name}: {len(self.class_names)} class names for {self.num_classes} classes"
-            )
+            raise LbgnasError(f"{self.name}: {len(self.class_names)} class names for {self.num_classes} classes")
         if not len(self.mean) == len(self.std) == self.channels:
-            raise LbgnasError(
-                f"{self.name}: mean and std must have one number for each of {self.channels} channels"
-            )
+            raise LbgnasError(f"{self.name}: mean and std must have one number for each of {self.channels} channels")
         if min(self.std) <= 0:
             raise LbgnasError(f"{self.name}: std {self.std} must be above 0 in every channel")
 
@@ -168,9 +164,7 @@ class FolderImages:
         files = class_files(root)
         classes = tuple(files)
         half = (0.5, 0.5, 0.5)
-        self.info = DataInfo(
-            name, len(classes), classes, 3, size, half, half, crop_padding=size // 8, flip=True
-        )
+        self.info = DataInfo(name, len(classes), classes, 3, size, half, half, crop_padding=size // 8, flip=True)
         self.labels = torch.tensor([k for k, name in enumerate(classes) for _ in files[name]])
         self._root = root
         self._names = [f"{name}/{file}" for name in classes for file in files[name]]

@@ -24,9 +24,7 @@ def class_files(root: Path) -> dict[str, list[str]]:
         LbgnasError: no such folder, fewer than two classes, or a class without an image.
     """
     if not os.path.isdir(root):
-        raise LbgnasError(
-            f"{root}: there is no such folder; it must hold one folder of images for each class"
-        )
+        raise LbgnasError(f"{root}: there is no such folder; it must hold one folder of images for each class")
     try:
         names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
         folders = {name: sorted(os.listdir(root / name)) for name in names if not name.startswith(".")}

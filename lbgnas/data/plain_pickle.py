@@ -40,9 +40,7 @@ def read_plain_pickle(path: Path) -> object:
     except OSError as error:
         raise LbgnasError(f"{path}: cannot be read ({error.strerror})") from None
     except _BROKEN as error:
-        raise LbgnasError(
-            f"{path}: this file is broken or cut short ({type(error).__name__}: {error})"
-        ) from None
+        raise LbgnasError(f"{path}: this file is broken or cut short ({type(error).__name__}: {error})") from None
 
 
 class _Type:
@@ -107,8 +105,7 @@ class _PlainUnpickler(pickle.Unpickler):
             case "_codecs", "encode":
                 return _encoded
         raise LbgnasError(
-            f"{self._path}: this file asks for {module}.{name}; "
-            "only numbers, text, lists, dicts and arrays are allowed"
+            f"{self._path}: this file asks for {module}.{name}; only numbers, text, lists, dicts and arrays are allowed"
         )
 
 

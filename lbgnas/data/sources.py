@@ -89,9 +89,7 @@ def check_spec(spec: str) -> tuple[str, Path | None]:
     try:
         return name, Path(path).expanduser()
     except RuntimeError:
-        raise LbgnasError(
-            f"{_WHERE}: the home folder in {spec!r} is not known; give the whole path"
-        ) from None
+        raise LbgnasError(f"{_WHERE}: the home folder in {spec!r} is not known; give the whole path") from None
 
 
 def open_pool(spec: str, *, image_size: int | None = None, limit: int | None = None) -> ImageData:
@@ -121,9 +119,7 @@ def open_test(spec: str, *, image_size: int | None = None, limit: int | None = N
 def _open(spec: str, part: Part, image_size: int | None, limit: int | None) -> ImageData:
     name, path = check_spec(spec)
     if image_size is not None and image_size not in _SIZES:
-        raise LbgnasError(
-            f"image_size: {image_size} is not allowed; it must be {_SIZES[0]} to {_SIZES[-1]} pixels"
-        )
+        raise LbgnasError(f"image_size: {image_size} is not allowed; it must be {_SIZES[0]} to {_SIZES[-1]} pixels")
     if limit is not None and limit < 1:
         raise LbgnasError(f"limit: {limit} is below 1")
     data = _SOURCES[name].load(path, part, image_size)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from lbgnas.data.image_data import ImageData
 from lbgnas.data.seeds import generator
 from lbgnas.errors import LbgnasError
+from lbgnas.files import write_text
 
 _FORMAT = "lbgnas-split"
 _VERSION = 1
@@ -46,9 +46,7 @@ def stratified_order(strata: torch.Tensor, rng: torch.Generator) -> torch.Tensor
     return members[torch.argsort(fraction, stable=True)]
 
 
-def stratified_halves(
-    strata: torch.Tensor, portion: float, rng: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
+def stratified_halves(strata: torch.Tensor, portion: float, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Return sorted sample ids: floor(portion * N), drawn alike from every stratum, and all the others."""
     order = stratified_order(strata, rng)
     # The small term undoes binary fractions: 0.29 * 100 is 28.999999999999996.
@@ -72,9 +70,7 @@ def make_split(data: ImageData, seed: int, train_portion: float = 0.5) -> Split:
     train, validation = stratified_halves(data.labels, train_portion, generator(seed, "split"))
     if not len(train) or not len(validation):
         empty = "training" if not len(train) else "validation"
-        raise LbgnasError(
-            f"train_portion: {train_portion} of {len(data)} samples leaves the {empty} half empty"
-        )
+        raise LbgnasError(f"train_portion: {train_portion} of {len(data)} samples leaves the {empty} half empty")
     return Split(train, validation, data.fingerprint(), seed)
 
 
@@ -92,15 +88,7 @@ def save_split(split: Split, path: Path) -> None:
         "train": split.train.tolist(),
         "validation": split.validation.tolist(),
     }
-    part = path.with_name(path.name + ".tmp")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise LbgnasError(f"{path}: the split cannot be written ({error.strerror})") from None
+    write_text(path, json.dumps(content))
 
 
 def load_split(path: Path, data: ImageData) -> Split:
@@ -134,9 +122,7 @@ def _read(path: Path) -> dict[str, object]:
         raise LbgnasError(f"{path}: this is not a split file, its format must be {_FORMAT!r}")
     if content.get("version") != _VERSION:
         version = content.get("version")
-        raise LbgnasError(
-            f"{path}: split version {version!r} is not known to this program, it reads {_VERSION}"
-        )
+        raise LbgnasError(f"{path}: split version {version!r} is not known to this program, it reads {_VERSION}")
     return content
 
 

@@ -102,10 +102,7 @@ def resized(pixels: torch.Tensor, size: int) -> torch.Tensor:
     if pixels.shape[-1] == size:
         return pixels
     parts = [
-        interpolate(part.float(), (size, size), mode="bilinear", antialias=True)
-        .round_()
-        .clamp_(0, 255)
-        .byte()
+        interpolate(part.float(), (size, size), mode="bilinear", antialias=True).round_().clamp_(0, 255).byte()
         for part in torch.split(pixels, 1024)
     ]
     return torch.cat(parts)

@@ -161,9 +161,7 @@ def read_columns(sensitive: object) -> list[list[Value | None]]:
     if isinstance(sensitive, Mapping):
         columns = [column for part in sensitive.values() for column in read_columns(part)]
         if len({len(column) for column in columns}) > 1:
-            raise LbgnasError(
-                "sensitive_features: the columns differ in length; each needs one value per sample"
-            )
+            raise LbgnasError("sensitive_features: the columns differ in length; each needs one value per sample")
         return columns
     if isinstance(sensitive, list | tuple):
         # numpy alone would turn ["a", nan] into the strings "a" and "nan"
@@ -183,9 +181,7 @@ def _ordered(values: Collection[Value]) -> list[Value]:
     return sorted(values, key=lambda value: (isinstance(value, str), value))
 
 
-def encode(
-    y_true: ArrayLike, y_pred: ArrayLike, sensitive: object, groups: Collection[Group] | None = None
-) -> Samples:
+def encode(y_true: ArrayLike, y_pred: ArrayLike, sensitive: object, groups: Collection[Group] | None = None) -> Samples:
     """Check the input, drop samples whose sensitive value is missing, and number the groups.
 
     Several attributes (a mapping of columns, or shape (N, attributes)) make the groups all their
@@ -204,9 +200,7 @@ def encode(
     columns = read_columns(sensitive)
     if not columns or len(columns[0]) != len(y):
         given = len(columns[0]) if columns else 0
-        raise LbgnasError(
-            f"sensitive_features: {given} values for {len(y)} in y_true; one per sample is needed"
-        )
+        raise LbgnasError(f"sensitive_features: {given} values for {len(y)} in y_true; one per sample is needed")
     rows: list[Group | None] = []
     for row in zip(*columns, strict=True):
         known = tuple(value for value in row if value is not None)
@@ -288,9 +282,7 @@ def _warn(name: str, of: GroupRates) -> None:
         missing = [str(g) for g, value in zip(of.groups, getattr(of, rate), strict=True) if np.isnan(value)]
         defined = len(of.groups) - len(missing)
         if missing:
-            text = (
-                f"{name}: the {_WORDS[rate]} of group {', '.join(missing)} is undefined (no samples for it)"
-            )
+            text = f"{name}: the {_WORDS[rate]} of group {', '.join(missing)} is undefined (no samples for it)"
         elif defined < 2 and not name.startswith("max_"):
             text = f"{name}: only one group, so there is no gap and the result is NaN"
         else:
@@ -393,16 +385,12 @@ def aod(
     return _metric("aod", y_true, y_pred, sensitive_features, pos_label, privileged)
 
 
-def abs_aod(
-    y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: object, pos_label: Positive = 1
-) -> float:
+def abs_aod(y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: object, pos_label: Positive = 1) -> float:
     """Average absolute odds difference: (gap TPR + gap FPR) / 2, in [0, 1]; nothing cancels."""
     return _metric("abs_aod", y_true, y_pred, sensitive_features, pos_label)
 
 
-def deo_sum(
-    y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: object, pos_label: Positive = 1
-) -> float:
+def deo_sum(y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: object, pos_label: Positive = 1) -> float:
     """Difference of equalized odds, summed: gap TPR + gap FPR, in [0, 2].
 
     Example:
@@ -412,23 +400,17 @@ def deo_sum(
     return _metric("deo_sum", y_true, y_pred, sensitive_features, pos_label)
 
 
-def deo_max(
-    y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: object, pos_label: Positive = 1
-) -> float:
+def deo_max(y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: object, pos_label: Positive = 1) -> float:
     """Difference of equalized odds, worst case: max(gap TPR, gap FPR), in [0, 1]; NaN if either is."""
     return _metric("deo_max", y_true, y_pred, sensitive_features, pos_label)
 
 
-def deo_opp(
-    y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: object, pos_label: Positive = 1
-) -> float:
+def deo_opp(y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: object, pos_label: Positive = 1) -> float:
     """Difference of equal opportunity: gap of FNR, in [0, 1]; equal to tprd."""
     return _metric("deo_opp", y_true, y_pred, sensitive_features, pos_label)
 
 
-def tprd(
-    y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: object, pos_label: Positive = 1
-) -> float:
+def tprd(y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: object, pos_label: Positive = 1) -> float:
     """True-positive-rate difference: max_a TPR_a - min_a TPR_a, in [0, 1].
 
     `sensitive_features=None` makes each class its own group: the gap of per-class recall, `pos_label` unused.
@@ -438,25 +420,19 @@ def tprd(
     return _metric("tprd", y_true, y_pred, sensitive_features, pos_label)
 
 
-def max_fnr(
-    y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: object, pos_label: Positive = 1
-) -> float:
+def max_fnr(y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: object, pos_label: Positive = 1) -> float:
     """Worst false-negative rate: max_a (1 - TPR_a), in [0, 1]; None as in tprd: 1 - the worst recall."""
     if sensitive_features is None:
         return _recall("max_fnr", y_true, y_pred)
     return _metric("max_fnr", y_true, y_pred, sensitive_features, pos_label)
 
 
-def fprd(
-    y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: object, pos_label: Positive = 1
-) -> float:
+def fprd(y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: object, pos_label: Positive = 1) -> float:
     """False-positive-rate difference: max_a FPR_a - min_a FPR_a, in [0, 1]."""
     return _metric("fprd", y_true, y_pred, sensitive_features, pos_label)
 
 
-def max_fpr(
-    y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: object, pos_label: Positive = 1
-) -> float:
+def max_fpr(y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: object, pos_label: Positive = 1) -> float:
     """Worst false-positive rate: max_a FPR_a, in [0, 1]."""
     return _metric("max_fpr", y_true, y_pred, sensitive_features, pos_label)
 

@@ -136,9 +136,7 @@ def _name(group: Group) -> str:
     return " & ".join(map(str, group)) if isinstance(group, tuple) else str(group)
 
 
-def _attributes(
-    names: Sequence[str] | Mapping[Any, str] | None, sensitive: object
-) -> dict[Group, str] | None:
+def _attributes(names: Sequence[str] | Mapping[Any, str] | None, sensitive: object) -> dict[Group, str] | None:
     if names is None or isinstance(names, Mapping):
         return None if names is None else {plain(group): str(name) for group, name in names.items()}
     # a list of names beside string values can only say which strings may occur
@@ -153,9 +151,7 @@ def _labels(samples: Samples, names: Mapping[int, str] | None, positive: list[in
         if stray:
             raise unknown("label", stray[0], map(str, names), "label_names")
         if len(set(names.values())) < len(names):
-            raise LbgnasError(
-                f"label_names: {', '.join(map(str, names.values()))} repeats a name; all must differ"
-            )
+            raise LbgnasError(f"label_names: {', '.join(map(str, names.values()))} repeats a name; all must differ")
         return {plain(label): str(name) for label, name in names.items()}
     if seen <= {0, 1}:
         seen = {0, 1}
@@ -231,9 +227,7 @@ def _undefined_metrics(metrics: dict[str, float], per_class: dict[str, dict[str,
 
 
 def _macro(per_class: dict[str, dict[str, float]]) -> dict[str, float]:
-    table = {
-        name: np.abs([part[name] for part in per_class.values()]) for name in next(iter(per_class.values()))
-    }
+    table = {name: np.abs([part[name] for part in per_class.values()]) for name in next(iter(per_class.values()))}
     defined = {name: values[~np.isnan(values)] for name, values in table.items()}
     return {name: float(values.mean()) if values.size else math.nan for name, values in defined.items()}
 
@@ -277,18 +271,12 @@ def fairness_report(
     if multiclass not in ("ovr", "pos_label"):
         raise unknown("multiclass", multiclass, ["ovr", "pos_label"])
     if sensitive_features is None:
-        raise LbgnasError(
-            "sensitive_features: None; a value per sample is needed (tprd and max_fnr do without)"
-        )
+        raise LbgnasError("sensitive_features: None; a value per sample is needed (tprd and max_fnr do without)")
     check_pair(y_true, y_pred)
     positive = positive_set(pos_label)
     attributes = _attributes(attribute_names, sensitive_features)
     samples = encode(y_true, y_pred, sensitive_features, attributes)
-    given = (
-        label_names
-        if label_names is None or isinstance(label_names, Mapping)
-        else dict(enumerate(label_names))
-    )
+    given = label_names if label_names is None or isinstance(label_names, Mapping) else dict(enumerate(label_names))
     labels = _labels(samples, given, positive)
     several = len(labels) > 2
     if not several or multiclass == "pos_label":

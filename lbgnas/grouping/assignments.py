@@ -57,7 +57,7 @@ class RowState(NamedTuple):
 
     first: Tensor
     second: Tensor
-    count: Tensor
+    moves: Tensor
 
 
 def initial_row_state(logits: Tensor) -> RowState:
@@ -74,9 +74,9 @@ def move_rows(
     low, high = optimizer.betas
     first = low * state.first[ids] + (1 - low) * gradient
     second = high * state.second[ids] + (1 - high) * gradient * gradient
-    count = state.count[ids] + 1
-    corrected = first / (1 - low**count)[:, None]
-    size = (second / (1 - high**count)[:, None]).sqrt()
+    moves = state.moves[ids] + 1
+    corrected = first / (1 - low**moves)[:, None]
+    size = (second / (1 - high**moves)[:, None]).sqrt()
     # Relative to the largest entry, so that tiny gradients move a row as far as large ones and zeros leave it.
     floor = 1e-12 + torch.finfo(logits.dtype).tiny
     step = corrected / (size + floor)
@@ -84,5 +84,5 @@ def move_rows(
     return moved, RowState(
         state.first.index_copy(0, ids, first),
         state.second.index_copy(0, ids, second),
-        state.count.index_copy(0, ids, count),
+        state.moves.index_copy(0, ids, moves),
     )

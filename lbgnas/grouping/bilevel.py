@@ -23,9 +23,7 @@ def bilevel_gradients(
     frozen = BatchStatistics(update=False)
     weights, architecture = experts.weights(0), experts.architecture(0)
 
-    def loss(
-        own: Tensors, alphas: Tensors, samples: Samples, statistics: BatchStatistics
-    ) -> tuple[Tensor, Tensor]:
+    def loss(own: Tensors, alphas: Tensors, samples: Samples, statistics: BatchStatistics) -> tuple[Tensor, Tensor]:
         logits, _ = experts.call(0, own, alphas, samples[0], statistics)
         return cross_entropy(logits, samples[1]).mean(), (logits.detach().argmax(1) == samples[1]).sum()
 

@@ -85,9 +85,7 @@ class Experts:
         handle: AbstractContextManager[object] = nullcontext()
         if want_features:
             if self.features is None:
-                raise LbgnasError(
-                    f"experts[{index}]: name the submodule whose input is the embedding (features=...)"
-                )
+                raise LbgnasError(f"experts[{index}]: name the submodule whose input is the embedding (features=...)")
 
             def catch(_: nn.Module, args: tuple[Tensor, ...]) -> None:
                 caught.append(args[0].flatten(1))

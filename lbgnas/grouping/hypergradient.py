@@ -34,9 +34,7 @@ Gate = Callable[[Tensors], Tensor]
 class Hypergradient(Protocol):
     """A way to take second-order terms."""
 
-    def mixed(
-        self, loss: Loss, weights: Tensors, direction: Tensors, wanted: list[Tensor]
-    ) -> list[Tensor] | None:
+    def mixed(self, loss: Loss, weights: Tensors, direction: Tensors, wanted: list[Tensor]) -> list[Tensor] | None:
         """Return d<direction, grad_S loss>/d(wanted), or None for a way that leaves the term out."""
         ...
 
@@ -80,7 +78,8 @@ class Exact:
             with forward_ad.dual_level():
                 duals = {name: forward_ad.make_dual(weights[name], direction[name]) for name in weights}
                 tangent = forward_ad.unpack_dual(loss(duals, True)).tangent
-                return _gradients(tangent, wanted)
+            # Outside the level: inside it, the backward would carry tangents of its own.
+            return _gradients(tangent, wanted)
         except (NotImplementedError, RuntimeError) as error:
             if "forward AD" not in str(error) and "inplace" not in str(error):
                 raise

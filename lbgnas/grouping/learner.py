@@ -57,9 +57,7 @@ class Learner:
         if (gate is None) != (assignment_logits is None) or (gate is None and len(experts) != 1):
             raise LbgnasError("a gate, assignment logits and several experts go together")
         if assignment_logits is not None and assignment_logits.shape[1] != len(experts):
-            raise LbgnasError(
-                f"assignment logits have {assignment_logits.shape[1]} columns for {len(experts)} experts"
-            )
+            raise LbgnasError(f"assignment logits have {assignment_logits.shape[1]} columns for {len(experts)} experts")
         self.experts = experts
         self.gate = gate
         self.assignment_logits = assignment_logits
@@ -68,8 +66,7 @@ class Learner:
         self.gate_buffers: Tensors | None = None
         self.expert_buffers: dict[int, Tensors] = {}
         self.architecture = [
-            {name: dict(module.named_parameters())[name] for name in experts.names}
-            for module in experts.modules
+            {name: dict(module.named_parameters())[name] for name in experts.names} for module in experts.modules
         ]
         alphas = [value for own in self.architecture for value in own.values()]
         self.architecture_optimizer = (
@@ -174,10 +171,7 @@ class Learner:
                 self.gate.load_state_dict(state["gate"])
             if self.architecture_optimizer is not None:
                 self.architecture_optimizer.load_state_dict(state["architecture_optimizer"])
-            if (
-                self.assignment_logits is not None
-                and state["assignment_logits"].shape != self.assignment_logits.shape
-            ):
+            if self.assignment_logits is not None and state["assignment_logits"].shape != self.assignment_logits.shape:
                 raise LbgnasError("assignment_logits: another number of samples or experts")
             self.expert_buffers = dict(state["expert_buffers"])
             self.gate_buffers = state["gate_buffers"]
@@ -207,28 +201,17 @@ def _check(result: Unrolled) -> None:
             "gate loss (level 1)": losses.gate,
             "gate step (level 1)": norm(result.gate) if result.gate else None,
             "experts' loss (level 2)": losses.experts,
-            **{
-                f"step of expert {index} (level 2)": norm(weights)
-                for index, weights in result.experts.items()
-            },
+            **{f"step of expert {index} (level 2)": norm(weights) for index, weights in result.experts.items()},
             "validation loss (level 3)": losses.validation,
             "hypergradient of C": None if hyper_c is None else hyper_c.norm(),
-            **{
-                f"hypergradient of A_{index}": norm(own)
-                for index, own in result.architecture_gradients.items()
-                if own
-            },
+            **{f"hypergradient of A_{index}": norm(own) for index, own in result.architecture_gradients.items() if own},
         }
     )
     # A gate whose every answer is exactly 1 has no slope: that zero is true, all others are faults.
     if hyper_c is not None and hyper_c.shape[1] > 1 and losses.confidence is not None:
         if bool((hyper_c == 0).all() & (losses.confidence < 1)):
-            raise VanishedHypergradient(
-                "the hypergradient of C is zero throughout: the gate does not depend on it"
-            )
+            raise VanishedHypergradient("the hypergradient of C is zero throughout: the gate does not depend on it")
     for index, own in result.architecture_gradients.items():
         for name, value in own.items():
             if not bool(value.any()):
-                raise VanishedHypergradient(
-                    f"the hypergradient of experts[{index}].{name} is zero throughout"
-                )
+                raise VanishedHypergradient(f"the hypergradient of experts[{index}].{name} is zero throughout")

@@ -5,7 +5,6 @@ Equation numbers are those of "Fair and Accurate Decision Making through Group-A
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 

@@ -25,7 +25,6 @@ from lbgnas.grouping.assignments import assigned, assignment_gradient
 from lbgnas.grouping.experts import Experts
 from lbgnas.grouping.hypergradient import Exact, Hypergradient
 from lbgnas.grouping.objectives import (
-    cross_entropy,
     expert_loss,
     gate_loss,
     negative_mutual_information,
@@ -190,9 +189,7 @@ def unrolled_step(
         loss_gate = gate_loss(log_probs, assigned_prob, assigned_group)
         negative = negative_mutual_information(log_probs)
         information = -negative.detach()
-        objective = (
-            loss_gate + levels.mutual_information * negative if levels.mutual_information else loss_gate
-        )
+        objective = loss_gate + levels.mutual_information * negative if levels.mutual_information else loss_gate
         gate_gradient = dict(zip(leaves, torch.autograd.grad(objective, list(leaves.values())), strict=True))
         buffers = gate_buffers or {name: torch.zeros_like(value) for name, value in old_gate.items()}
         stepped_gate, new_gate_buffers = sgd_step(old_gate, gate_gradient, buffers, levels.gate)
@@ -273,9 +270,7 @@ def unrolled_step(
         for name, value in zip(architecture, found, strict=False):
             if value is None and levels.architecture:
                 raise LbgnasError(f"experts[{index}].{name} got no gradient from the validation loss")
-        given = [
-            torch.zeros_like(v) if g is None else g for v, g in zip(wanted.values(), found[:-1], strict=True)
-        ]
+        given = [torch.zeros_like(v) if g is None else g for v, g in zip(wanted.values(), found[:-1], strict=True)]
         architecture_gradients[index] = dict(zip(architecture, given, strict=False))
         covectors[index] = dict(zip(leaves, given[len(architecture) :], strict=True))
         outputs_gradient = outputs_gradient + found[-1]
@@ -286,9 +281,7 @@ def unrolled_step(
     train_gradient = torch.zeros_like(probs)
     for index in new_experts.keys() & covectors.keys():
         direction = through_step(covectors[index], gradients[index], levels.experts)
-        architecture = (
-            _leaves(experts.architecture(index)) if levels.architecture else experts.architecture(index)
-        )
+        architecture = _leaves(experts.architecture(index)) if levels.architecture else experts.architecture(index)
 
         def loss_of(
             weights: Tensors, composed: bool, index: int = index, architecture: Tensors = architecture

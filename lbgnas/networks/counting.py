@@ -8,19 +8,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-COUNTED = (
-    "multiply-accumulates of convolutions and matrix products; batch norms, pools and sums are not counted"
-)
+COUNTED = "multiply-accumulates of convolutions and matrix products; batch norms, pools and sums are not counted"
 """Which layers `count_macs` counts."""
 
 
 def count_parameters(module: nn.Module, without: tuple[str, ...] = ("auxiliary_head",)) -> int:
     """Return the number of parameters, leaving out submodules of the names in `without`."""
-    return sum(
-        value.numel()
-        for name, value in module.named_parameters()
-        if not any(part in name for part in without)
-    )
+    return sum(value.numel() for name, value in module.named_parameters() if not any(part in name for part in without))
 
 
 def count_macs(module: nn.Module, in_channels: int, size: int) -> int:

@@ -40,8 +40,7 @@ class StackedCell(nn.Module):
         self.preprocess1 = relu_conv_norm(place.last_channels, place.channels)
         self.inputs = [source for _, source in pairs]
         self.operations = nn.ModuleList(
-            build_operation(name, place.channels, 2 if place.reduction and source < 2 else 1)
-            for name, source in pairs
+            build_operation(name, place.channels, 2 if place.reduction and source < 2 else 1) for name, source in pairs
         )
 
     def forward(self, older: Tensor, last: Tensor, drop_path_prob: float) -> Tensor:

@@ -28,9 +28,7 @@ class SearchCell(nn.Module):
         self.width = place.channels // space.partial_channels
         self.reduction = place.reduction
         if place.after_reduction:
-            self.preprocess0: nn.Module = FactorizedReduce(
-                place.before_last_channels, place.channels, affine=False
-            )
+            self.preprocess0: nn.Module = FactorizedReduce(place.before_last_channels, place.channels, affine=False)
         else:
             self.preprocess0 = relu_conv_norm(place.before_last_channels, place.channels, affine=False)
         self.preprocess1 = relu_conv_norm(place.last_channels, place.channels, affine=False)

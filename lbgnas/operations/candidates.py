@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lbgnas.errors import unknown
+from lbgnas.operations.functional import strided_pointwise
 
 
 class FactorizedReduce(nn.Module):
@@ -25,8 +26,8 @@ class FactorizedReduce(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the halved state."""
         active = torch.relu(x)
-        halves = torch.cat([self.conv_1(active), self.conv_2(active[:, :, 1:, 1:])], 1)
-        output: Tensor = self.norm(halves)
+        halves = [strided_pointwise(active, self.conv_1.weight, 0), strided_pointwise(active, self.conv_2.weight, 1)]
+        output: Tensor = self.norm(torch.cat(halves, 1))
         return output
 
 

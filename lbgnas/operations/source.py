@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lbgnas.batch_statistics import running_statistics_move
-from lbgnas.operations.functional import average_pool, batch_norm, depthwise, grouped_pointwise, max_pool
+from lbgnas.operations.functional import average_pool, batch_norm, depthwise, grouped_pointwise, max_pool, strided_pointwise
 
 
 class ConvolutionKind(NamedTuple):
@@ -122,9 +122,7 @@ class SourceEdges(nn.Module):
         return total
 
     def _convolve(self, active: Tensor, mixture: Tensor) -> list[tuple[str, Tensor]]:
-        spread = {
-            count: self._spread(active, count) for count in {len(self.places[n]) for n in self.convolutions}
-        }
+        spread = {count: self._spread(active, count) for count in {len(self.places[n]) for n in self.convolutions}}
         first = [
             depthwise(
                 spread[len(self.places[name])],
@@ -144,9 +142,7 @@ class SourceEdges(nn.Module):
             return outputs
         again = [
             depthwise(block, getattr(self, f"{name}_depthwise_second"), 1)
-            for name, block in zip(
-                self.separable, self._split(torch.relu(hidden[:, :inner]), True), strict=True
-            )
+            for name, block in zip(self.separable, self._split(torch.relu(hidden[:, :inner]), True), strict=True)
         ]
         second = grouped_pointwise(_join(again), self.pointwise_second)
         scale_second = torch.cat(scale[: len(self.separable)])
@@ -162,13 +158,10 @@ class SourceEdges(nn.Module):
 
     def _reduce(self, active: Tensor, mixture: Tensor) -> Tensor:
         edges = len(self.places["skip_connect"])
-        even = nn.functional.conv2d(active, self.skip_even, stride=2)
-        odd = nn.functional.conv2d(active[:, :, 1:, 1:], self.skip_odd, stride=2)
+        even, odd = strided_pointwise(active, self.skip_even, 0), strided_pointwise(active, self.skip_odd, 1)
         halves = [half.reshape(half.shape[0], edges, -1, *half.shape[2:]) for half in (even, odd)]
         joined = torch.cat(halves, 2).flatten(1, 2)
-        return batch_norm(
-            joined, self.mean_skip, self.var_skip, self.training, self._scale("skip_connect", mixture)
-        )
+        return batch_norm(joined, self.mean_skip, self.var_skip, self.training, self._scale("skip_connect", mixture))
 
     def _normalise_pool(self, name: str, pooled: Tensor) -> Tensor:
         """Normalise a pool once for all its edges: they share the batch's statistics."""

@@ -1,0 +1,510 @@
+from __future__ import annotations
+
+import dataclasses
+import gc
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from lbgnas.errors import LbgnasError
+from lbgnas.grouping.adaptation import DISTANCES, Adaptation
+from lbgnas.grouping.assignments import initial_assignments
+from lbgnas.grouping.experts import Experts
+from lbgnas.grouping.hypergradient import Exact, FiniteDifference, FirstOrder
+from lbgnas.grouping.learner import Learner, NonFinite, VanishedHypergradient
+from lbgnas.grouping.sgd import Sgd
+from lbgnas.grouping.unrolled import Levels
+from tests.toys import ToyExpert, toy_batch, toy_gate
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+LEVELS = Levels(gate=Sgd(0.3, 0.9, 1e-4, clip=1.0), experts=Sgd(0.1, 0.9, 3e-4, clip=5.0))
+WAYS = {"exact": Exact(), "reverse": Exact("reverse"), "difference": FiniteDifference(), "first": FirstOrder()}
+
+
+def make(groups, gate=True, seed=0, samples=20, **settings):
+    torch.manual_seed(seed)
+    experts = Experts([ToyExpert() for _ in range(groups)], architecture=["alphas"], features="head")
+    own_gate = toy_gate(groups)
+    if not gate:
+        return Learner(experts, None, None, **settings)
+    return Learner(experts, own_gate, torch.randn(samples, groups), **settings)
+
+
+def batches(seed, count=14, other=11):
+    x, labels, _ = toy_batch(100 + seed, count)
+    ids = torch.randperm(20, generator=torch.Generator().manual_seed(seed))[:count]
+    return (x, labels, ids), toy_batch(200 + seed, other)
+
+
+def everything(learner, buffers=True):
+    """Every tensor of the state by name, copied."""
+    found = {}
+
+    def visit(prefix, part):
+        if isinstance(part, torch.Tensor):
+            if buffers or not any(word in prefix for word in ("running_", "num_batches")):
+                found[prefix] = part.detach().clone()
+        elif isinstance(part, dict):
+            for key, value in part.items():
+                visit(f"{prefix}.{key}", value)
+        elif isinstance(part, (list, tuple)):
+            for key, value in enumerate(part):
+                visit(f"{prefix}.{key}", value)
+
+    visit("", learner.state_dict())
+    return found
+
+
+def same(first, second):
+    assert first.keys() == second.keys()
+    return [name for name in first if not torch.equal(first[name], second[name])]
+
+
+# Learning
+
+
+def planted(count, seed):
+    """Group = sign of one channel, label = sign of the other, turned round in one group: no linear model finds it."""
+    g = torch.Generator().manual_seed(seed)
+    mean = torch.randn(count, 2, generator=g)
+    mean = mean + 0.3 * mean.sign()
+    labels = ((mean[:, 0] > 0) ^ (mean[:, 1] > 0)).long()
+    x = mean[:, :, None, None] + 0.3 * torch.randn(count, 2, 3, 3, generator=g)
+    return x, labels, torch.arange(count)
+
+
+def linear_cnn():
+    """Convolution, batch norm, pooling, no activation: linear in its input, batch statistics apart."""
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, bias=False),
+        nn.BatchNorm2d(4),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
+
+
+def linear_gate(groups):
+    return nn.Sequential(nn.Flatten(), nn.Linear(18, groups))
+
+
+def accuracy(learner, samples):
+    x, labels, _ = samples
+    for module in learner.experts.modules:
+        module.eval()
+    with torch.no_grad():
+        group = learner.gate(x).argmax(1)
+        logits = torch.stack([module(x) for module in learner.experts.modules], 1)
+    for module in learner.experts.modules:
+        module.train()
+    return (logits[torch.arange(len(x)), group].argmax(1) == labels).double().mean().item()
+
+
+def search(groups, seed, levels, count=12, samples=192, size=64, **settings):
+    train, validation = planted(samples, 10), planted(samples, 11)
+    torch.manual_seed(seed)
+    experts = Experts([linear_cnn() for _ in range(groups)])
+    logits = initial_assignments(samples, groups, seed).double()
+    learner = Learner(experts, linear_gate(groups), logits, **settings)
+    g = torch.Generator().manual_seed(3)
+    for _ in range(count):
+        for rows in torch.randperm(samples, generator=g).split(size):
+            chosen = torch.randint(0, samples, (size,), generator=g)
+            learner.step([p[rows] for p in train], [p[chosen] for p in validation], levels)
+    return learner
+
+
+PLANTED = Levels(Sgd(0.2, 0.9), Sgd(0.1, 0.9))
+
+
+@pytest.mark.parametrize("adaptation", [None, "mmd"])
+def test_two_linear_experts_learn_a_planted_grouping(adaptation):
+    test = planted(1000, 12)
+    chosen = None if adaptation is None else Adaptation(DISTANCES[adaptation], 1e-3)
+    levels = dataclasses.replace(PLANTED, adaptation=chosen)
+    assert accuracy(search(2, 0, levels), test) > 0.85
+
+
+def test_one_expert_does_not():
+    assert accuracy(search(1, 0, PLANTED), planted(1000, 12)) < 0.65
+
+
+def test_without_learned_assignments_two_experts_do_not_either():
+    """What finds the groups is the hypergradient of C, not the gate by itself."""
+    levels = dataclasses.replace(PLANTED, assignments=False)
+    assert accuracy(search(2, 0, levels), planted(1000, 12)) < 0.75
+
+
+# One expert
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_expert_with_a_gate_equals_one_without_bit_for_bit(way):
+    levels = dataclasses.replace(LEVELS, hypergradient=WAYS[way])
+    gated, alone = make(1), make(1, gate=False)
+    alone.experts.modules[0].load_state_dict(gated.experts.modules[0].state_dict())
+    logits = gated.assignment_logits.clone()
+    for step in range(5):
+        first, second = (learner.step(*batches(step), levels) for learner in (gated, alone))
+        assert torch.equal(first.experts, second.experts)
+        assert torch.equal(first.validation, second.validation)
+        assert first.confidence == second.confidence == 1
+    own, other = everything(gated), everything(alone)
+    names = [name for name in other if name.startswith((".expert", ".architecture"))]
+    assert len(names) > 10
+    assert [name for name in names if not torch.equal(own[name], other[name])] == []
+    assert torch.equal(gated.assignment_logits, logits), "one group is all there is to choose from"
+
+
+def test_weight_zero_of_adaptation_equals_none_bit_for_bit():
+    plain, zero = make(2), make(2)
+    levels = dataclasses.replace(LEVELS, adaptation=Adaptation(DISTANCES["coral"], 0.0))
+    for step in range(3):
+        plain.step(*batches(step), LEVELS)
+        zero.step(*batches(step), levels)
+    assert same(everything(plain), everything(zero)) == []
+
+
+# State
+
+
+def state_through_a_file(learner):
+    file = io.BytesIO()
+    torch.save(learner.state_dict(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("gate", [True, False])
+def test_resume_is_bit_equal(gate):
+    groups = 2 if gate else 1
+    straight = make(groups, gate)
+    for step in range(3):
+        straight.step(*batches(step), LEVELS)
+    resumed = make(groups, gate, seed=9)
+    resumed.load_state_dict(state_through_a_file(straight))
+    assert same(everything(straight), everything(resumed)) == []
+    for step in range(3, 6):
+        first, second = (learner.step(*batches(step), LEVELS) for learner in (straight, resumed))
+        assert torch.equal(first.validation, second.validation)
+    assert same(everything(straight), everything(resumed)) == []
+
+
+def test_resume_before_an_expert_saw_its_first_sample():
+    """A state without momentum and without Adam's moments is a state as well."""
+    straight = make(2)
+    resumed = make(2, seed=9)
+    resumed.load_state_dict(state_through_a_file(straight))
+    for learner in (straight, resumed):
+        learner.step(*batches(0), LEVELS)
+    assert same(everything(straight), everything(resumed)) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda state: state.pop("experts"), "experts"),
+        (lambda state: state.pop("row_state"), "row_state"),
+        (lambda state: state["experts"].pop(), "shorter"),
+        (lambda state: state["experts"][0].pop("alphas"), "alphas"),
+        (lambda state: state.update(assignment_logits=torch.zeros(3, 2)), "another number of samples"),
+        (lambda state: state.update(gate=None), "does not fit"),
+        (lambda state: state.update(row_state=[torch.zeros(2)]), "row_state|missing"),
+        (lambda state: state.update(row_state=[part[:3] for part in state["row_state"]]), "does not fit"),
+        (lambda state: state.update(assignment_logits=None), "does not fit"),
+    ],
+)
+def test_states_that_do_not_fit_are_refused_in_a_sentence(damage, sentence):
+    state = state_through_a_file(make(2))
+    damage(state)
+    with pytest.raises(LbgnasError, match=sentence) as caught:
+        make(2).load_state_dict(state)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_state_with_a_gate_does_not_fit_a_learner_without():
+    learner = make(1, gate=False)
+    with pytest.raises(LbgnasError):
+        learner.load_state_dict(state_through_a_file(make(1)))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        lambda gate, experts: (experts, None, None),
+        lambda gate, experts: (experts, gate, None),
+        lambda gate, experts: (experts, None, torch.zeros(4, 2)),
+        lambda gate, experts: (experts, gate, torch.zeros(4, 3)),
+    ],
+)
+def test_learners_that_do_not_fit_together_are_refused(arguments):
+    experts = Experts([ToyExpert(), ToyExpert()], ["alphas"])
+    with pytest.raises(LbgnasError):
+        Learner(*arguments(toy_gate(2), experts))
+
+
+def test_experts_that_do_not_fit_are_refused():
+    with pytest.raises(LbgnasError, match="none given"):
+        Experts([])
+    with pytest.raises(LbgnasError, match=r"experts\[1\].*'alphas'"):
+        Experts([ToyExpert(), nn.Linear(2, 2)], ["alphas"])
+    with pytest.raises(LbgnasError, match="heda"):
+        Experts([ToyExpert()], ["alphas"], features="heda")
+
+
+# What is not finite, and what is zero
+
+
+def spoil_images(learner, train, validation):
+    return (train[0] * float("nan"), *train[1:]), validation
+
+
+def spoil_one_pixel(learner, train, validation):
+    x = train[0].clone()
+    x[3, 0, 2, 2] = float("inf")
+    return (x, *train[1:]), validation
+
+
+def spoil_validation(learner, train, validation):
+    return train, (validation[0] * float("nan"), *validation[1:])
+
+
+def spoil_experts(learner, train, validation):
+    with torch.no_grad():
+        for module in learner.experts.modules:
+            module.head.weight.fill_(float("inf"))
+    return train, validation
+
+
+def spoil_gate(learner, train, validation):
+    with torch.no_grad():
+        learner.gate[-1].weight.fill_(float("inf"))
+    return train, validation
+
+
+SPOILT = [
+    (spoil_images, "level 1"),
+    (spoil_one_pixel, "level 1"),
+    (spoil_gate, "level 1"),
+    (spoil_experts, "level 2"),
+    (spoil_validation, "level 3"),
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("spoil", "level"), SPOILT)
+def test_what_is_not_finite_names_its_level_and_commits_nothing(spoil, level, way):
+    learner = make(2)
+    levels = dataclasses.replace(LEVELS, hypergradient=WAYS[way])
+    learner.step(*batches(0), levels)
+    train, validation = spoil(learner, *batches(1))
+    before = everything(learner, buffers=False)
+    with pytest.raises(NonFinite, match=level):
+        learner.step(train, validation, levels)
+    assert same(before, everything(learner, buffers=False)) == []
+
+
+@pytest.mark.parametrize("spoil", [spoil_images, spoil_experts, spoil_validation])
+def test_a_bilevel_step_that_is_not_finite_commits_nothing(spoil):
+    """The architecture moves before the weights' gradient is known."""
+    learner = make(1, gate=False)
+    levels = dataclasses.replace(LEVELS, hypergradient=FirstOrder())
+    learner.bilevel_step(*batches(0), levels)
+    train, validation = spoil(learner, *batches(1))
+    before = everything(learner, buffers=False)
+    with pytest.raises(NonFinite):
+        learner.bilevel_step(train, validation, levels)
+    assert same(before, everything(learner, buffers=False)) == []
+
+
+def test_after_what_was_not_finite_the_next_step_is_as_if_nothing_had_been():
+    troubled, smooth = make(2), make(2)
+    for module in [m for learner in (troubled, smooth) for m in learner.experts.modules]:
+        for norm in (module.norm, module.norm_2):
+            norm.track_running_stats = False
+            norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+    with pytest.raises(NonFinite):
+        troubled.step(*spoil_images(troubled, *batches(7)), LEVELS)
+    for learner in (troubled, smooth):
+        learner.step(*batches(0), LEVELS)
+    assert same(everything(troubled), everything(smooth)) == []
+
+
+class Constant(nn.Module):
+    """A gate whose answer does not depend on its weights in any way that could matter."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+
+    def forward(self, x):
+        return x.flatten(1)[:, :2] + 0 * self.weight
+
+
+def test_a_gate_without_slope_is_a_fault():
+    learner = make(2)
+    learner.gate = Constant()
+    before = everything(learner, buffers=False)
+    with pytest.raises(VanishedHypergradient, match="of C is zero"):
+        learner.step(*batches(0), LEVELS)
+    assert same(before, everything(learner, buffers=False)) == []
+
+
+class Detached(ToyExpert):
+    def forward(self, x):
+        return super().forward(x) + 0 * self.unused.sum()
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.ones(3))
+
+
+def test_an_architecture_without_slope_is_a_fault():
+    torch.manual_seed(0)
+    experts = Experts([Detached(), Detached()], ["alphas", "unused"])
+    learner = Learner(experts, toy_gate(2), torch.randn(20, 2))
+    with pytest.raises(VanishedHypergradient, match=r"experts\[\d\]\.unused"):
+        learner.step(*batches(0), LEVELS)
+
+
+def test_an_architecture_that_the_loss_does_not_hold_is_a_fault():
+    torch.manual_seed(0)
+    modules = [ToyExpert(), ToyExpert()]
+    for module in modules:
+        module.register_parameter("forgotten", nn.Parameter(torch.ones(3)))
+    learner = Learner(Experts(modules, ["alphas", "forgotten"]), toy_gate(2), torch.randn(20, 2))
+    with pytest.raises(LbgnasError, match=r"experts\[\d\]\.forgotten"):
+        learner.step(*batches(0), LEVELS)
+
+
+def test_a_saturated_gate_is_no_fault():
+    learner = make(2)
+    with torch.no_grad():
+        learner.gate[-1].weight.zero_()
+        learner.gate[-1].bias.copy_(torch.tensor([2000.0, -2000.0]))
+    losses = learner.step(*batches(0), LEVELS)
+    assert losses.confidence == 1
+    assert losses.train_groups == [14, 0]
+
+
+# Frozen levels, small groups
+
+
+@pytest.mark.parametrize("architecture", [True, False])
+@pytest.mark.parametrize("assignments", [True, False])
+def test_frozen_levels_stay_bit_equal_and_others_move(architecture, assignments):
+    learner = make(2)
+    before = everything(learner)
+    levels = dataclasses.replace(LEVELS, architecture=architecture, assignments=assignments)
+    for step in range(2):
+        losses = learner.step(*batches(step), levels)
+        assert min(losses.train_groups) > 0
+    moved = set(same(before, {name: everything(learner)[name] for name in before}))
+    alphas = {f".experts.{k}.alphas" for k in range(2)}
+    assert alphas <= moved if architecture else not alphas & moved
+    assert (".assignment_logits" in moved) == assignments
+    assert (".row_state.0" in moved) == assignments
+    assert {name for name in before if name.startswith((".experts", ".gate.")) and "alphas" not in name} <= moved
+
+
+def test_rows_outside_the_batch_stay_bit_equal():
+    learner = make(3)
+    before = learner.assignment_logits.clone()
+    train, validation = batches(0)
+    learner.step(train, validation, LEVELS)
+    others = torch.ones(20, dtype=torch.bool)
+    others[train[2]] = False
+    assert torch.equal(learner.assignment_logits[others], before[others])
+    assert (learner.assignment_logits[train[2]] != before[train[2]]).any(1).all()
+
+
+def test_an_expert_without_samples_stays_bit_equal():
+    """Not even momentum, weight decay or the architecture's own decay move it."""
+    learner = make(2)
+    learner.step(*batches(0), LEVELS)
+    with torch.no_grad():
+        learner.gate[-1].weight.zero_()
+        learner.gate[-1].bias.copy_(torch.tensor([3.0, -3.0]))
+    before = everything(learner)
+    losses = learner.step(*batches(1), LEVELS)
+    assert losses.train_groups[1] == losses.validation_groups[1] == 0
+    moved = same(before, everything(learner))
+    assert any(name.startswith(".experts.0") for name in moved)
+    assert not any(name.startswith((".experts.1", ".expert_buffers.1")) for name in moved)
+
+
+class Rowwise(nn.Module):
+    """An expert for which one sample alone has one value per channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(50, 6)
+        self.norm = nn.BatchNorm1d(6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.norm(self.first(x.flatten(1)))))
+
+
+def route_by_sample(learner, train):
+    """A gate that sends the first sample, and only that, to expert 0."""
+    first = train[0][0].flatten()
+    gate = nn.Sequential(nn.Flatten(), nn.Linear(50, 2))
+    with torch.no_grad():
+        gate[1].weight.copy_(torch.stack([first, -first]) / first.norm())
+        others = (train[0][1:].flatten(1) @ first / first.norm()).max()
+        threshold = (others + first.norm()) / 2
+        gate[1].bias.copy_(torch.stack([-threshold, threshold]))
+    learner.gate = gate
+    learner.gate_buffers = None
+
+
+@pytest.mark.parametrize("expert", [ToyExpert, Rowwise])
+@pytest.mark.parametrize("adaptation", [None, *DISTANCES])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_group_of_one_sample_is_finite_in_training_and_after(way, adaptation, expert):
+    torch.manual_seed(0)
+    names = ["alphas"] if expert is ToyExpert else []
+    experts = Experts([expert() for _ in range(2)], names, features="head")
+    learner = Learner(experts, toy_gate(2), torch.randn(20, 2))
+    train, validation = batches(0)
+    route_by_sample(learner, train)
+    chosen = None if adaptation is None else Adaptation(DISTANCES[adaptation], 0.1)
+    levels = dataclasses.replace(LEVELS, gate=Sgd(1e-3), hypergradient=WAYS[way], adaptation=chosen)
+    losses = learner.step(train, validation, levels)
+    assert losses.train_groups == [1, 13]
+    for name, value in everything(learner).items():
+        assert torch.isfinite(value).all(), name
+    module = experts.modules[0].eval()
+    assert torch.isfinite(module(validation[0])).all()
+
+
+# Memory
+
+
+def test_memory_stays_flat():
+    torch.manual_seed(0)
+    experts = Experts([nn.Sequential(nn.Flatten(), nn.Linear(8, 2)) for _ in range(2)])
+    gate = nn.Sequential(nn.Flatten(), nn.Linear(8, 2))
+    learner = Learner(experts, gate, torch.randn(12, 2))
+    levels = dataclasses.replace(LEVELS, adaptation=Adaptation(DISTANCES["mmd"], 0.1))
+    g = torch.Generator().manual_seed(0)
+    samples = torch.randn(12, 2, 2, 2, generator=g), torch.randint(0, 2, (12,), generator=g), torch.arange(12)
+
+    def live():
+        gc.collect()
+        found = [each for each in gc.get_objects() if type(each) in (torch.Tensor, nn.Parameter)]
+        return len(found), sum(each.untyped_storage().nbytes() for each in found)
+
+    sizes = []
+    for step in range(200):
+        losses = learner.step(samples, samples, levels)
+        if step in (20, 100, 199):
+            sizes.append(live())
+    assert len(set(sizes)) == 1, sizes
+    assert losses.experts.grad_fn is None
+    assert losses.validation.grad_fn is None
+    assert losses.gate.grad_fn is None
