@@ -15,9 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from lbgnas import composed as forms
+from lbgnas.errors import LbgnasError
+
 
 class BatchStatistics(TorchFunctionMode):
     """Context in which training-mode normalisations follow one policy, whatever module calls them.
+
+    Where a channel has one value, running statistics stay: it has no variance. A module's count of batches (an
+    integer of no dimensions, increased in place) is put back on leaving where running statistics may not move.
+    Contexts nest: running statistics move where all of them let them.
 
     Args:
         update: whether running means and variances may move.
@@ -40,6 +47,7 @@ class BatchStatistics(TorchFunctionMode):
         self.update = update
         self.composed = composed
         self.rows = rows
+        self._counted: list[Tensor] = []
 
     def __enter__(self) -> BatchStatistics:
         super().__enter__()  # type: ignore[no-untyped-call]
@@ -49,6 +57,9 @@ class BatchStatistics(TorchFunctionMode):
     def __exit__(self, *error: Any) -> None:
         self._active.pop()
         super().__exit__(*error)  # type: ignore[no-untyped-call]
+        if self._counted:
+            torch._foreach_sub_(self._counted, 1)
+            self._counted = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
@@ -59,9 +70,28 @@ class BatchStatistics(TorchFunctionMode):
             return self._functional_batch_norm(*args, **kwargs)
         if func is torch.batch_norm:
             return self._batch_norm(*args, **kwargs)
-        if self.composed and func in _COMPOSED:
-            return _COMPOSED[func](*args, **kwargs)
+        if func is F.instance_norm:
+            return self._functional_instance_norm(*args, **kwargs)
+        if func is torch.instance_norm:
+            return self._instance_norm(*args, **kwargs)
+        if func is Tensor.add_:
+            self._count(*args)
+        if self.composed:
+            if func in forms.COMPOSED:
+                return forms.COMPOSED[func](*args, **kwargs)
+            if func in _REFUSED:
+                raise LbgnasError(
+                    f"torch.{func.__name__} has no form that forward mode and a backward can pass; call the function "
+                    f"of torch.nn.functional, or use mode 'reverse'"
+                )
         return func(*args, **kwargs)
+
+    def _count(self, counter: Tensor, value: object = None, *_: Any) -> None:
+        # Put back afterwards instead of skipped: a norm with momentum=None divides by its count.
+        if value != 1 or not isinstance(value, int) or counter.dim() or counter.is_floating_point():
+            return
+        if self is self._active[-1] and not running_statistics_move():
+            self._counted.append(counter)
 
     def _functional_batch_norm(
         self,
@@ -74,7 +104,8 @@ class BatchStatistics(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
-        return self._batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps, True)
+        cudnn = torch.backends.cudnn.enabled
+        return self._batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn)
 
     def _batch_norm(
         self,
@@ -88,110 +119,56 @@ class BatchStatistics(TorchFunctionMode):
         eps: float,
         cudnn_enabled: bool,
     ) -> Tensor:
-        if not self.update and training:
+        if training and (input.numel() <= input.shape[1] or not running_statistics_move()):
             running_mean = running_var = None
-        partial = self.rows is not None and self.rows < input.shape[0]
-        if training and (self.composed or partial):
-            return _composed_batch_norm(input, weight, bias, running_mean, running_var, momentum, eps, self.rows)
+        if training and (self.composed or self._partial(input)):
+            return forms.batch_norm(input, weight, bias, running_mean, running_var, momentum, eps, self.rows)
         return torch.batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled)
+
+    def _functional_instance_norm(
+        self,
+        input: Tensor,
+        running_mean: Tensor | None = None,
+        running_var: Tensor | None = None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        use_input_stats: bool = True,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        cudnn = torch.backends.cudnn.enabled
+        return self._instance_norm(
+            input, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, cudnn
+        )
+
+    def _instance_norm(
+        self,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        use_input_stats: bool,
+        momentum: float,
+        eps: float,
+        cudnn_enabled: bool,
+    ) -> Tensor:
+        one_value = input.numel() <= input.shape[0] * input.shape[1]
+        if use_input_stats and (one_value or not running_statistics_move()):
+            running_mean = running_var = None
+        if use_input_stats and (self.composed or self._partial(input)):
+            return forms.instance_norm(input, weight, bias, running_mean, running_var, momentum, eps, self.rows)
+        return torch.instance_norm(
+            input, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, cudnn_enabled
+        )
+
+    def _partial(self, input: Tensor) -> bool:
+        return self.rows is not None and self.rows < input.shape[0]
+
+
+_REFUSED = {torch.native_batch_norm, torch.native_layer_norm, torch.native_group_norm}
 
 
 def running_statistics_move() -> bool:
-    """Return whether the pass under way may edit running statistics."""
-    return not BatchStatistics._active or BatchStatistics._active[-1].update
-
-
-def _composed_batch_norm(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    momentum: float,
-    eps: float,
-    rows: int | None,
-) -> Tensor:
-    source = input[:rows]
-    dims = [0, *range(2, input.dim())]
-    shape = [1, -1] + [1] * (input.dim() - 2)
-    mean = source.mean(dims, keepdim=True)
-    centred = input - mean
-    spread = centred[:rows]
-    variance = (spread * spread).mean(dims, keepdim=True)
-    if running_mean is not None and running_var is not None:
-        with torch.no_grad():
-            count = source.numel() // source.shape[1]
-            running_mean.lerp_(mean.detach().flatten().to(running_mean.dtype), momentum)
-            unbiased = variance.detach().flatten() * (count / max(count - 1, 1))
-            running_var.lerp_(unbiased.to(running_var.dtype), momentum)
-    scale = (variance + eps).rsqrt()
-    if weight is not None:
-        scale = scale * weight.reshape(shape)
-    output = centred * scale
-    return output if bias is None else output + bias.reshape(shape)
-
-
-def _standardise(input: Tensor, dims: list[int], eps: float) -> Tensor:
-    centred = input - input.mean(dims, keepdim=True)
-    return centred * ((centred * centred).mean(dims, keepdim=True) + eps).rsqrt()
-
-
-def _scale_shift(output: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    if weight is not None:
-        output = output * weight
-    return output if bias is None else output + bias
-
-
-def _layer_norm(
-    input: Tensor,
-    normalized_shape: tuple[int, ...],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    *_: Any,
-) -> Tensor:
-    dims = list(range(-len(normalized_shape), 0))
-    return _scale_shift(_standardise(input, dims, eps), weight, bias)
-
-
-def _group_norm(
-    input: Tensor,
-    num_groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    *_: Any,
-) -> Tensor:
-    output = _standardise(input.reshape(input.shape[0], num_groups, -1), [2], eps).reshape(input.shape)
-    shape = [1, -1] + [1] * (input.dim() - 2)
-    return _scale_shift(
-        output,
-        None if weight is None else weight.reshape(shape),
-        None if bias is None else bias.reshape(shape),
-    )
-
-
-def _log_softmax(input: Tensor, dim: int | None = None, *_: Any, dtype: Any = None, **__: Any) -> Tensor:
-    shifted = input - input.detach().amax(dim or 0, keepdim=True)
-    return shifted - shifted.exp().sum(dim or 0, keepdim=True).log()
-
-
-def _softmax(input: Tensor, dim: int | None = None, *rest: Any, **named: Any) -> Tensor:
-    return _log_softmax(input, dim, *rest, **named).exp()
-
-
-def _silu(input: Tensor, inplace: bool = False) -> Tensor:
-    return input * torch.sigmoid(input)
-
-
-_COMPOSED: dict[Callable[..., Any], Callable[..., Tensor]] = {
-    F.layer_norm: _layer_norm,
-    F.group_norm: _group_norm,
-    F.log_softmax: _log_softmax,
-    F.softmax: _softmax,
-    Tensor.log_softmax: _log_softmax,
-    Tensor.softmax: _softmax,
-    torch.log_softmax: _log_softmax,
-    torch.softmax: _softmax,
-    F.silu: _silu,
-}
+    """Return whether the pass under way may edit running statistics: all contexts let it."""
+    return all(context.update for context in BatchStatistics._active)

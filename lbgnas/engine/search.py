@@ -170,6 +170,33 @@ class Search:
             "settings": settings.model_dump_json(),
         }
 
+    def summary(self) -> str:
+        """Return what is searched, with actual sizes, in two lines."""
+        info, settings = self.data.info, self.settings
+        single = expert_cells(settings.network.cells, 1)
+        with torch.device("meta"):
+            reference = Supernet(self.space, single, settings.network.channels, info.num_classes, info.channels)
+        sizes = [count_parameters(module) for module in self.learner.experts.modules]
+        note = f" ({info.note})" if info.note else ""
+        return (
+            f"{info.name}{note}: {len(self.split.train)} samples to train, {len(self.split.validation)} to validate, "
+            f"{info.num_classes} classes, {info.size} px\n"
+            f"{settings.base}, {settings.grouping}: {len(sizes)} x {self.cells} cells, {settings.network.channels} "
+            f"channels, {sum(sizes):,} parameters together; the single network of {single} cells has "
+            f"{count_parameters(reference):,}"
+        )
+
+    def warnings(self) -> list[str]:
+        """Return what a user should know of how the groups ended."""
+        shares = self.last_record.get("group_share", [1.0])
+        least = 1 / (10 * len(shares))
+        return [
+            f"expert {index} got {share:.1%} of the samples, under {least:.1%}: the grouping has all but collapsed; try "
+            "another seed, a larger gate.mutual_information or fewer experts"
+            for index, share in enumerate(shares)
+            if len(shares) > 1 and share < least
+        ]
+
     def _save(self) -> None:
         content = {
             "epoch": self.epoch,
@@ -229,7 +256,7 @@ class Search:
                 yield from batches(self.data, self.split.validation, size, words=words, start=offset, **common)
                 turn, offset = turn + 1, 0
 
-        return zip(train, validation())
+        return zip(train, validation(), strict=False)
 
     def run(self) -> SearchResult:
         """Search to the last epoch and write the genotype.

@@ -1,0 +1,292 @@
+"""The evaluation stage: each expert's cells stacked and trained on its own samples, then the test split, once."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save
+
+from lbgnas.config import EvaluationSettings
+from lbgnas.data.batches import Batch, batches, num_steps
+from lbgnas.data.seeds import derive_seed
+from lbgnas.data.sources import open_pool, open_test
+from lbgnas.data.transforms import padded_size
+from lbgnas.engine.checkpoint import load_checkpoint, save_checkpoint
+from lbgnas.engine.inference import answers, gate_groups
+from lbgnas.engine.interrupts import Interrupted, Interrupts
+from lbgnas.engine.measures import Measures, measure
+from lbgnas.engine.reporting import Reporter
+from lbgnas.engine.result import load_gate
+from lbgnas.engine.run_folder import CHECKPOINT, Metrics
+from lbgnas.engine.schedules import cosine, ramp
+from lbgnas.errors import LbgnasError
+from lbgnas.files import write_text, write_whole
+from lbgnas.genotype import CellGenotype, load, resolve
+from lbgnas.grouping.learner import NonFinite
+from lbgnas.networks.counting import count_parameters
+from lbgnas.networks.layout import check_size
+from lbgnas.networks.sizing import expert_size
+from lbgnas.networks.stacked import StackedNetwork
+
+RESULTS = "results.json"
+
+
+class Evaluation:
+    """One evaluation run in its folder.
+
+    Args:
+        settings: everything it depends on.
+        folder: the run folder, already made.
+        device: where to compute.
+        resume: go on from the folder's checkpoint.
+        report: receives the progress.
+    """
+
+    def __init__(
+        self,
+        settings: EvaluationSettings,
+        folder: Path,
+        device: torch.device | None = None,
+        resume: bool = False,
+        report: Reporter | None = None,
+    ) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.device = device or torch.device("cpu")
+        self.report = report or Reporter()
+        path = resolve(settings.genotype)
+        self.genotype = load(path)
+        gate = load_gate(path, self.genotype)
+        self.gate = None if gate is None else gate.to(self.device)
+        searched = self.genotype.provenance.get("settings")
+        searched = searched if isinstance(searched, Mapping) else {}
+        self.source = {
+            "spec": settings.data or searched.get("data") or "coloured-digits",
+            "image_size": settings.image_size or searched.get("image_size"),
+            "limit": settings.limit or searched.get("limit"),
+        }
+        self.data = open_pool(self.source["spec"], image_size=self.source["image_size"], limit=self.source["limit"])
+        info = self.data.info
+        if gate is not None and gate.record["in_channels"] != info.channels:
+            raise LbgnasError(
+                f"--data {self.source['spec']}: has {info.channels} channels, the gate of {path} was made for "
+                f"{gate.record['in_channels']}"
+            )
+        self.sizes = [self._size(cell) for cell in self.genotype.experts]
+        side = padded_size(info.size)
+        for cells, _ in self.sizes:
+            check_size(side, side, cells, settings.stem)
+        self.probs = gate_groups(self.gate, self.data, torch.arange(len(self.data)), self.device)
+        group = self.probs.argmax(1)
+        self.own = [(group == index).nonzero()[:, 0] for index in range(len(self.genotype.experts))]
+        self.trained = [len(rows) >= 2 for rows in self.own]
+        self.networks = [self._network(index) for index in range(len(self.genotype.experts))]
+        self.expert = self.epoch = self.step_in_epoch = 0
+        self.loss_sum = 0.0
+        self.optimizer = self._optimizer()
+        if resume and (folder / CHECKPOINT).exists():
+            self._load()
+        else:
+            self._save()
+
+    def _size(self, cell: CellGenotype) -> tuple[int, int]:
+        settings = self.settings
+
+        def count(cells: int, channels: int) -> int:
+            with torch.device("meta"):
+                return count_parameters(self._build(cell, cells, channels, auxiliary=False))
+
+        cells, channels = expert_size(
+            count, settings.network.cells, settings.network.channels, len(self.genotype.experts)
+        )
+        return settings.layers or cells, settings.channels or channels
+
+    def _build(self, cell: CellGenotype, cells: int, channels: int, auxiliary: bool) -> StackedNetwork:
+        info = self.data.info
+        return StackedNetwork(
+            cell, cells, channels, info.num_classes, info.channels, auxiliary, stem=self.settings.stem
+        )
+
+    def _network(self, index: int) -> StackedNetwork:
+        torch.manual_seed(derive_seed(self.settings.seed, "network", index) % 2**63)
+        cells, channels = self.sizes[index]
+        network = self._build(self.genotype.experts[index], cells, channels, self.settings.auxiliary_weight > 0)
+        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def _optimizer(self) -> torch.optim.SGD:
+        weights = self.settings.weights
+        network = self.networks[min(self.expert, len(self.networks) - 1)]
+        return torch.optim.SGD(
+            network.parameters(), weights.rate, weights.momentum, weight_decay=weights.decay, nesterov=False
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree on."""
+        return {
+            "base": self.genotype.base,
+            "grouping": self.genotype.grouping,
+            "experts": [cell.short() for cell in self.genotype.experts],
+            "sizes": [list(size) for size in self.sizes],
+            "data": self.data.fingerprint(),
+            "settings": self.settings.model_dump_json(),
+        }
+
+    def _save(self) -> None:
+        content = {
+            "expert": self.expert,
+            "epoch": self.epoch,
+            "step": self.step_in_epoch,
+            "loss_sum": self.loss_sum,
+            "networks": [network.state_dict() for network in self.networks],
+            "optimizer": self.optimizer.state_dict(),
+        }
+        save_checkpoint(self.folder / CHECKPOINT, "evaluation", self.identity, content)
+
+    def _load(self) -> None:
+        path = self.folder / CHECKPOINT
+        content = load_checkpoint(path, "evaluation", self.identity)
+        try:
+            self.expert, self.epoch = int(content["expert"]), int(content["epoch"])
+            self.step_in_epoch, self.loss_sum = int(content["step"]), float(content["loss_sum"])
+            for network, state in zip(self.networks, content["networks"], strict=True):
+                network.load_state_dict(state)
+            self.optimizer = self._optimizer()
+            self.optimizer.load_state_dict(content["optimizer"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise LbgnasError(f"{path}: does not fit this run ({' '.join(str(error).split())[:160]})") from None
+
+    def _steps(self, index: int) -> int:
+        if not self.trained[index]:
+            return 0
+        return num_steps(len(self.own[index]), self.settings.batch_size, self._drops_last(index))
+
+    def _drops_last(self, index: int) -> bool:
+        """Return whether the last batch would be one sample, which has no batch statistics at one pixel."""
+        count, size = len(self.own[index]), self.settings.batch_size
+        return count > size and count % size == 1
+
+    def run(self) -> Measures:
+        """Train every expert, open the test split once, write results.json and the experts' weights.
+
+        Raises:
+            Interrupted: after Ctrl-C or SIGTERM; the checkpoint is written.
+            LbgnasError: for a loss that is not finite; the last epoch's checkpoint remains.
+        """
+        epochs = self.settings.epochs
+        total = sum(self._steps(index) for index in range(len(self.own))) * epochs
+        done = sum(self._steps(index) for index in range(self.expert)) * epochs
+        if self.expert < len(self.own):
+            done += self._steps(self.expert) * self.epoch + self.step_in_epoch
+        self._tell_sizes()
+        metrics = Metrics(self.folder, self.expert * epochs + self.epoch)
+        self.report.begin("evaluate", total, done)
+        try:
+            with Interrupts() as interrupts:
+                while self.expert < len(self.networks):
+                    self._train_expert(interrupts, metrics)
+        finally:
+            metrics.close()
+            self.report.end()
+        return self._finish()
+
+    def _tell_sizes(self) -> None:
+        for index, (cells, channels) in enumerate(self.sizes):
+            count = count_parameters(self.networks[index])
+            note = "" if self.trained[index] else "; too few to train, the gate's other choices take over"
+            self.report.say(
+                f"expert {index}: {cells} cells, {channels} channels, {count:,} parameters, "
+                f"{len(self.own[index])} training samples{note}"
+            )
+
+    def _train_expert(self, interrupts: Interrupts, metrics: Metrics) -> None:
+        while self.trained[self.expert] and self.epoch < self.settings.epochs:
+            self._train_epoch(interrupts, metrics)
+        self.expert, self.epoch = self.expert + 1, 0
+        self.optimizer = self._optimizer()
+        self._save()
+
+    def _train_epoch(self, interrupts: Interrupts, metrics: Metrics) -> None:
+        settings, started = self.settings, time.monotonic()
+        network = self.networks[self.expert].train()
+        network.drop_path_prob = ramp(settings.drop_path, self.epoch, settings.epochs)
+        rate = cosine(settings.weights.rate, settings.weights.rate_min, self.epoch, settings.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        steps = self._steps(self.expert)
+        for batch in self._batches():
+            # A seed for every step: drop-path is the same whether or not the run was stopped before.
+            torch.manual_seed(derive_seed(settings.seed, "step", self.expert, self.epoch, self.step_in_epoch) % 2**63)
+            self.loss_sum += self._train_step(network, batch)
+            self.step_in_epoch += 1
+            self.report.step({"loss": self.loss_sum / self.step_in_epoch})
+            if interrupts.received is not None and self.step_in_epoch < steps:
+                self._stop(interrupts.received)
+        record = {
+            "epoch": self.expert * settings.epochs + self.epoch,
+            "expert": self.expert,
+            "expert_epoch": self.epoch,
+            "loss": self.loss_sum / steps,
+            "rate": rate,
+            "seconds": time.monotonic() - started,
+        }
+        self.epoch, self.step_in_epoch, self.loss_sum = self.epoch + 1, 0, 0.0
+        metrics.write(record)
+        self._save()
+        line = f"expert {self.expert} | epoch {self.epoch}/{settings.epochs} | loss {record['loss']:.3f}"
+        self.report.epoch(f"{line} | {record['seconds']:.1f}s", record)
+        if interrupts.received is not None:
+            self._stop(interrupts.received)
+
+    def _batches(self) -> Iterator[Batch]:
+        settings = self.settings
+        return batches(
+            self.data, self.own[self.expert], settings.batch_size, seed=settings.seed, words=("expert", self.expert, self.epoch),
+            augment=True, cutout=settings.cutout, device=self.device, start=self.step_in_epoch, drop_last=self._drops_last(self.expert), channels_last=True,
+        )  # fmt: skip
+
+    def _train_step(self, network: StackedNetwork, batch: Batch) -> float:
+        settings = self.settings
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            logits, auxiliary = network(batch.images)
+        loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=settings.label_smoothing)
+        if auxiliary is not None:
+            loss = loss + settings.auxiliary_weight * F.cross_entropy(
+                auxiliary.float(), batch.labels, label_smoothing=settings.label_smoothing
+            )
+        value = float(loss.detach())
+        if not torch.isfinite(loss.detach()):
+            raise NonFinite(
+                f"expert {self.expert}, epoch {self.epoch + 1}, step {self.step_in_epoch + 1}: the training loss is "
+                f"{value}; lower weights.rate or look at the data; the last epoch's state is in "
+                f"{self.folder / CHECKPOINT}"
+            )
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(network.parameters(), settings.weights.clip)
+        self.optimizer.step()
+        return value
+
+    def _stop(self, signal_number: int) -> None:
+        self._save()
+        raise Interrupted(
+            f"stopped in epoch {self.epoch + 1} of expert {self.expert}; go on with --resume {self.folder}",
+            signal_number,
+        )
+
+    def _finish(self) -> Measures:
+        for index, network in enumerate(self.networks):
+            content = save({n: v.detach().cpu().contiguous() for n, v in network.state_dict().items()})
+            write_whole(self.folder / f"expert{index}.safetensors", lambda file, content=content: file.write(content))
+        test = open_test(self.source["spec"], image_size=self.source["image_size"], limit=self.source["limit"])
+        found = answers(self.gate, self.networks, test, torch.arange(len(test)), self.device, all_experts=True)
+        measures = measure(found, test, self.networks, self.gate, [len(rows) for rows in self.own], self.trained)
+        write_text(self.folder / RESULTS, json.dumps(measures.to_dict(), indent=1))
+        write_text(self.folder / "results.md", measures.to_markdown())
+        return measures

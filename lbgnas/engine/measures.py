@@ -1,0 +1,187 @@
+"""What an evaluation measured on the test split: experts, their mixture, fairness; as JSON and as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lbgnas.data.image_data import ImageData
+from lbgnas.data.transforms import padded_size
+from lbgnas.engine.inference import Answers
+from lbgnas.fairness.report import FairnessReport, fairness_report
+from lbgnas.networks.counting import COUNTED, count_macs, count_parameters
+
+SHOWN = ("dp", "deo_sum", "deo_max", "deo_opp", "worst_group_accuracy")
+"""The fairness metrics of the closing table; results.json has all."""
+
+
+def predictions(probs: Tensor, logits: Tensor, trained: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (group, routed prediction, mixture prediction), experts without training left out.
+
+    Args:
+        probs: the gate's f(x; T), (N, K).
+        logits: of every expert, (N, K, classes).
+        trained: for each expert, whether it was trained.
+    """
+    usable = probs * torch.tensor(trained, dtype=probs.dtype)
+    group = usable.argmax(1)
+    routed = logits[torch.arange(len(group)), group].argmax(1)
+    mixture = (usable[:, :, None] * logits.softmax(-1)).sum(1).argmax(1)
+    return group, routed, mixture
+
+
+@dataclass(frozen=True)
+class ExpertMeasures:
+    """One expert on the samples routed to it; accuracy is None where none is."""
+
+    accuracy: float | None
+    train_share: float
+    test_share: float
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What the test split showed.
+
+    Attributes:
+        routed: accuracy of each sample's own expert (top 1 of the gate).
+        mixture: accuracy of sum_k f_k softmax(logits_k).
+        experts: each expert on its own samples.
+        gate_parameters, gate_macs: of the gate, 0 without.
+        fairness: of the routed and of the mixture's predictions, where the data has an attribute.
+        data, note, samples: what was measured on.
+    """
+
+    routed: float
+    mixture: float
+    experts: tuple[ExpertMeasures, ...]
+    gate_parameters: int
+    gate_macs: int
+    fairness: dict[str, FairnessReport]
+    data: str
+    note: str
+    attribute: str | None
+    samples: int
+
+    @property
+    def parameters(self) -> int:
+        """Of all experts and the gate."""
+        return sum(expert.parameters for expert in self.experts) + self.gate_parameters
+
+    @property
+    def macs(self) -> tuple[float, int]:
+        """Per sample: (gate and own expert, mean over the test samples; gate and every expert)."""
+        routed = self.gate_macs + sum(expert.macs * expert.test_share for expert in self.experts)
+        return routed, self.gate_macs + sum(expert.macs for expert in self.experts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON-safe data."""
+        return {
+            "routed_accuracy": self.routed,
+            "mixture_accuracy": self.mixture,
+            "experts": [vars(expert) for expert in self.experts],
+            "gate": {"parameters": self.gate_parameters, "macs": self.gate_macs},
+            "parameters": self.parameters,
+            "macs_per_sample": {"routed": self.macs[0], "mixture": self.macs[1], "counted": COUNTED},
+            "fairness": {name: report.to_dict() for name, report in self.fairness.items()},
+            "data": self.data,
+            "note": self.note,
+            "attribute": self.attribute,
+            "samples": self.samples,
+        }
+
+    def to_markdown(self) -> str:
+        """Return the closing table."""
+        header = ["", "accuracy", "train share", "test share", "parameters", "MACs", *(SHOWN if self.fairness else ())]
+        rows = [header, ["---"] * len(header)]
+        blank = ["" for _ in SHOWN] if self.fairness else []
+        for index, expert in enumerate(self.experts):
+            value = "no sample" if expert.accuracy is None else f"{expert.accuracy:.4f}"
+            shares = [f"{expert.train_share:.2f}", f"{expert.test_share:.2f}"]
+            sizes = [f"{expert.parameters:,}", f"{expert.macs:,}"]
+            rows.append([f"expert {index}, its own samples", value, *shares, *sizes, *blank])
+        whole = [("top-1 routed", self.routed, "routed", self.macs[0])]
+        if len(self.experts) > 1:
+            whole.append(("soft mixture", self.mixture, "mixture", float(self.macs[1])))
+        for title, value, key, macs in whole:
+            gaps = [_number(self.fairness[key].metrics[name]) for name in SHOWN] if self.fairness else []
+            rows.append([title, f"{value:.4f}", "1", "1", f"{self.parameters:,}", f"{macs:,.0f}", *gaps])
+        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+        lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
+        text = [f"Test split of {self.data}, {self.samples} samples, opened once.", "", *lines, ""]
+        text.append(f"Sizes of the whole include the gate; MACs are per sample: {COUNTED}.")
+        if self.note:
+            text.append(self.note)
+        if self.fairness:
+            text += ["", f"Cells of label and {self.attribute} (top-1 routed):", "", _cells(self.fairness["routed"])]
+        return "\n".join(text) + "\n"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _cells(report: FairnessReport) -> str:
+    lines = ["| label | attribute | count | accuracy |", "| --- | --- | --- | --- |"]
+    lines += [f"| {c.label_name} | {c.attribute_name} | {c.count} | {_number(c.accuracy)} |" for c in report.cells]
+    return "\n".join([*lines, *report.undefined])
+
+
+def measure(
+    found: Answers,
+    test: ImageData,
+    experts: Sequence[nn.Module],
+    gate: nn.Module | None,
+    train_counts: Sequence[int],
+    trained: list[bool],
+) -> Measures:
+    """Return what the answers on the test split amount to.
+
+    Args:
+        found: answers of every expert.
+        test: the test split.
+        experts, gate: the networks, to be counted.
+        train_counts: training samples of each expert.
+        trained: whether each expert was trained.
+    """
+    assert found.experts is not None
+    group, routed, mixture = predictions(found.gate, found.experts, trained)
+    right = routed == found.labels
+    side = padded_size(test.info.size)
+    own = []
+    for index, expert in enumerate(experts):
+        rows = group == index
+        own.append(
+            ExpertMeasures(
+                accuracy=float(right[rows].float().mean()) if bool(rows.any()) else None,
+                train_share=train_counts[index] / max(sum(train_counts), 1),
+                test_share=float(rows.float().mean()),
+                parameters=count_parameters(expert),
+                macs=count_macs(expert, test.info.channels, side),
+            )
+        )
+    fairness = {}
+    if test.attribute is not None:
+        for name, predicted in (("routed", routed), ("mixture", mixture)):
+            fairness[name] = fairness_report(
+                found.labels.numpy(), predicted.numpy(), sensitive_features=test.attribute.numpy(),
+                label_names=test.info.class_names,
+            )  # fmt: skip
+    return Measures(
+        routed=float(right.float().mean()),
+        mixture=float((mixture == found.labels).float().mean()),
+        experts=tuple(own),
+        gate_parameters=0 if gate is None else count_parameters(gate),
+        gate_macs=0 if gate is None else count_macs(gate, test.info.channels, side),
+        fairness=fairness,
+        data=test.info.name,
+        note=test.info.note,
+        attribute=test.info.attribute_name,
+        samples=len(test),
+    )
