@@ -43,7 +43,7 @@ class BatchStatistics(TorchFunctionMode):
     _active: list[BatchStatistics] = []  # noqa: RUF012 - shared on purpose: the stack of contexts
 
     def __init__(self, *, update: bool, composed: bool = False, rows: int | None = None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.update = update
         self.composed = composed
         self.rows = rows
@@ -88,7 +88,7 @@ class BatchStatistics(TorchFunctionMode):
 
     def _count(self, counter: Tensor, value: object = None, *_: Any) -> None:
         # Put back afterwards instead of skipped: a norm with momentum=None divides by its count.
-        if value != 1 or not isinstance(value, int) or counter.dim() or counter.is_floating_point():
+        if type(value) is not int or value != 1 or counter.dim() or counter.is_floating_point():
             return
         if self is self._active[-1] and not running_statistics_move():
             self._counted.append(counter)

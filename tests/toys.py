@@ -31,9 +31,7 @@ class ToyExpert(nn.Module):
 
 
 def toy_gate(groups: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(2, 3, 3), nn.GroupNorm(1, 3), nn.Tanh(), nn.Flatten(), nn.Linear(3 * 9, groups)
-    )
+    return nn.Sequential(nn.Conv2d(2, 3, 3), nn.GroupNorm(1, 3), nn.Tanh(), nn.Flatten(), nn.Linear(3 * 9, groups))
 
 
 def toy_batch(seed: int, count: int, classes: int = 3) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,8 +91,9 @@ def brute_force(experts, gate, z, train, validation, levels: Levels, gate_buffer
         if len(rows):
             caught = []
             rest = (group != k).nonzero()[:, 0]
-            handle = module.head.register_forward_pre_hook(lambda m, a: caught.append(a[0]))
-            if levels.adaptation is None:
+            handle = module.head.register_forward_pre_hook(lambda m, a, caught=caught: caught.append(a[0]))
+            adapted = levels.adaptation is not None and count > 1 and len(rows) > 1
+            if not adapted:
                 with BatchStatistics(update=False):
                     logits = functional_call(module, {**s, **architectures[k]}, (x[rows],))
             else:
@@ -103,10 +102,8 @@ def brute_force(experts, gate, z, train, validation, levels: Levels, gate_buffer
                     logits = functional_call(module, {**s, **architectures[k]}, (x[both],))[: len(rows)]
             handle.remove()
             l2 = (e[rows] * F.cross_entropy(logits, y[rows], reduction="none")).sum() / len(x)
-            if levels.adaptation is not None:
-                l2 = l2 + levels.adaptation.weight * levels.adaptation.distance(
-                    caught[0], f[both, k], y[both]
-                )
+            if adapted:
+                l2 = l2 + levels.adaptation.weight * levels.adaptation.distance(caught[0], f[both, k], y[both])
             g = torch.autograd.grad(l2, list(s.values()), create_graph=True)
             stepped = sgd(list(s.values()), g, [expert_buffers[k][n] for n in s], levels.experts)
             s = dict(zip(s, stepped, strict=True))

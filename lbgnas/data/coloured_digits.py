@@ -22,7 +22,7 @@ TEST_PORTION = 0.25
 
 _ROUND = (0, 3, 6, 8, 9)
 _BLUE = 0.25
-_SIZE = 16
+_SIZE = 8
 
 
 def load(part: Literal["pool", "test"], size: int | None = None) -> TensorImages:
@@ -34,7 +34,7 @@ def load(part: Literal["pool", "test"], size: int | None = None) -> TensorImages
 
     Args:
         part: which of the two.
-        size: side in pixels; None for 16.
+        size: side in pixels; None for 8, the digits' own.
     """
     from sklearn.datasets import load_digits
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ def load_checkpoint(path: Path, kind: str, identity: Mapping[str, Any]) -> dict[
         LbgnasError: if it is missing, broken, truncated, of another version, or of another run.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of foreign files torch has more to say than our one sentence
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise LbgnasError(f"{path}: no checkpoint is there; the run ended before its first") from None
     except (

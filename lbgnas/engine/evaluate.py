@@ -185,15 +185,16 @@ class Evaluation:
         if self.expert < len(self.own):
             done += self._steps(self.expert) * self.epoch + self.step_in_epoch
         self._tell_sizes()
-        metrics = Metrics(self.folder, self.expert * epochs + self.epoch)
-        self.report.begin("evaluate", total, done)
-        try:
-            with Interrupts() as interrupts:
+        # The handlers first: opening the event files takes seconds, in which a Ctrl-C counts as well.
+        with Interrupts() as interrupts:
+            metrics = Metrics(self.folder, self.expert * epochs + self.epoch)
+            self.report.begin("evaluate", total, done)
+            try:
                 while self.expert < len(self.networks):
                     self._train_expert(interrupts, metrics)
-        finally:
-            metrics.close()
-            self.report.end()
+            finally:
+                metrics.close()
+                self.report.end()
         return self._finish()
 
     def _tell_sizes(self) -> None:

@@ -265,15 +265,17 @@ class Search:
             Interrupted: after Ctrl-C or SIGTERM; the checkpoint is written.
             LbgnasError: for non-finite losses; the checkpoint of the state before is written.
         """
-        metrics = Metrics(self.folder, self.epoch)
-        self.report.begin("search", self.settings.epochs * self.steps, self.epoch * self.steps + self.step_in_epoch)
-        try:
-            with Interrupts() as interrupts:
+        done = self.epoch * self.steps + self.step_in_epoch
+        # The handlers first: opening the event files takes seconds, in which a Ctrl-C counts as well.
+        with Interrupts() as interrupts:
+            metrics = Metrics(self.folder, self.epoch)
+            self.report.begin("search", self.settings.epochs * self.steps, done)
+            try:
                 while self.epoch < self.settings.epochs:
                     self._run_epoch(interrupts, metrics)
-        finally:
-            metrics.close()
-            self.report.end()
+            finally:
+                metrics.close()
+                self.report.end()
         path, cells = self.write_result()
         return SearchResult(path, cells, self.validation_accuracy())
 

@@ -77,9 +77,9 @@ def move_rows(
     moves = state.moves[ids] + 1
     corrected = first / (1 - low**moves)[:, None]
     size = (second / (1 - high**moves)[:, None]).sqrt()
-    # Relative to the largest entry, so that tiny gradients move a row as far as large ones and zeros leave it.
-    floor = 1e-12 + torch.finfo(logits.dtype).tiny
-    step = corrected / (size + floor)
+    # Adam's epsilon, far below its usual 1e-8: small gradients move a row as far as large ones, zeros leave it, and
+    # where squares underflow the step shrinks.
+    step = corrected / (size + max(1e-12, torch.finfo(logits.dtype).tiny))
     moved = logits.index_add(0, ids, step.to(logits.dtype), alpha=-optimizer.rate)
     return moved, RowState(
         state.first.index_copy(0, ids, first),

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from lbgnas.batch_statistics import BatchStatistics
+from lbgnas.errors import LbgnasError
+from lbgnas.grouping.checks import check_samples
 from lbgnas.grouping.experts import Experts
 from lbgnas.grouping.hypergradient import FirstOrder
+from lbgnas.grouping.levels import Levels, Samples
 from lbgnas.grouping.objectives import cross_entropy
 from lbgnas.grouping.sgd import Tensors, sgd_step, through_step
-from lbgnas.grouping.unrolled import Levels, Samples
 
 
 def bilevel_gradients(
@@ -18,8 +20,14 @@ def bilevel_gradients(
 ) -> tuple[Tensors, Tensor, Tensor]:
     """Return dL_val(S', A)/dA with S' = S - eta (mu b + g + wd S) not clipped, L_val, and the right answers.
 
-    First order: S' = S. Nothing is committed and running statistics stay.
+    First order: S' = S. Nothing is committed and running statistics stay. Adaptation plays no part: one expert has no
+    rest.
+
+    Raises:
+        LbgnasError: if a batch does not fit together, or an architecture parameter gets no gradient.
     """
+    check_samples(train, "training")
+    check_samples(validation, "validation")
     frozen = BatchStatistics(update=False)
     weights, architecture = experts.weights(0), experts.architecture(0)
 
@@ -34,18 +42,23 @@ def bilevel_gradients(
     if second_order:
         leaves = {name: value.requires_grad_() for name, value in weights.items()}
         train_loss, _ = loss(leaves, architecture, train, frozen)
-        gradient = dict(zip(leaves, torch.autograd.grad(train_loss, list(leaves.values())), strict=True))
+        found = torch.autograd.grad(train_loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        gradient = dict(zip(leaves, found, strict=True))
         known = buffers or {name: torch.zeros_like(value) for name, value in weights.items()}
         stepped, _ = sgd_step(weights, gradient, known, settings)
     alphas = {name: value.requires_grad_() for name, value in architecture.items()}
     ends = {name: value.detach().requires_grad_(second_order) for name, value in stepped.items()}
     validation_loss, correct = loss(ends, alphas, validation, frozen)
     wanted = [*alphas.values(), *(ends.values() if second_order else [])]
-    found = torch.autograd.grad(validation_loss, wanted)
-    direct = dict(zip(alphas, found, strict=False))
+    slopes = torch.autograd.grad(validation_loss, wanted, allow_unused=True)
+    for name, slope in zip(alphas, slopes, strict=False):
+        if slope is None:
+            raise LbgnasError(f"experts[0].{name} got no gradient from the validation loss")
+    given = [torch.zeros_like(v) if g is None else g for v, g in zip(wanted, slopes, strict=True)]
+    direct = dict(zip(alphas, given, strict=False))
     if not second_order:
         return direct, validation_loss.detach(), correct
-    covector = dict(zip(ends, found[len(alphas) :], strict=True))
+    covector = dict(zip(ends, given[len(alphas) :], strict=True))
     direction = through_step(covector, gradient, settings)
 
     def train_loss_of(own: Tensors, composed: bool) -> Tensor:
@@ -53,6 +66,7 @@ def bilevel_gradients(
 
     start = {name: value.detach() for name, value in weights.items()}
     mixed = levels.hypergradient.mixed(train_loss_of, start, direction, list(alphas.values()))
-    assert mixed is not None
+    if mixed is None:
+        return direct, validation_loss.detach(), correct
     total = {name: direct[name] - term for name, term in zip(direct, mixed, strict=True)}
     return total, validation_loss.detach(), correct

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -20,7 +21,11 @@ class Experts:
     Args:
         modules: the experts, K of them.
         architecture: names of the parameters that make up A_k, learned by stage III; all others are S_k.
-        features: name of the submodule whose input is the embedding phi(x; S_k); by default the last `nn.Linear`.
+        features: name of the submodule whose input is the embedding phi(x; S_k); by default each expert's last
+            `nn.Linear`.
+
+    Raises:
+        LbgnasError: for no expert, and for a name that one of them does not have.
 
     Example:
         >>> experts = Experts([nn.Linear(3, 2) for _ in range(2)])
@@ -35,12 +40,16 @@ class Experts:
         self.names = tuple(architecture)
         if not self.modules:
             raise LbgnasError("experts: none given, at least 1 is needed")
-        linear = [name for name, module in self.modules[0].named_modules() if isinstance(module, nn.Linear)]
-        self.features = features if features is not None else (linear[-1] if linear else None)
+        self.features: list[str | None] = []
         for index, module in enumerate(self.modules):
-            missing = set(self.names) - dict(module.named_parameters()).keys()
-            if missing:
-                raise LbgnasError(f"experts[{index}]: has no parameter named {sorted(missing)[0]!r}")
+            parts = dict(module.named_modules())
+            linear = [name for name, part in parts.items() if isinstance(part, nn.Linear)]
+            self.features.append(features if features is not None else (linear[-1] if linear else None))
+            if features is not None:
+                _check_name(index, "submodule", features, parts)
+            known = dict(module.named_parameters())
+            for name in self.names:
+                _check_name(index, "parameter", name, known)
 
     def __len__(self) -> int:
         return len(self.modules)
@@ -79,18 +88,34 @@ class Experts:
             x: (batch, ...).
             statistics: the policy for normalisations in this pass.
             want_features: whether to catch the embedding.
+
+        Raises:
+            LbgnasError: if the embedding is wanted and it is not known which one, or the pass does not come by it.
         """
         module = self.modules[index]
         caught: list[Tensor] = []
         handle: AbstractContextManager[object] = nullcontext()
         if want_features:
-            if self.features is None:
+            name = self.features[index]
+            if name is None:
                 raise LbgnasError(f"experts[{index}]: name the submodule whose input is the embedding (features=...)")
 
             def catch(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-                caught.append(args[0].flatten(1))
+                caught.extend(value.flatten(1) for value in args[:1])
 
-            handle = module.get_submodule(self.features).register_forward_pre_hook(catch)
+            handle = module.get_submodule(name).register_forward_pre_hook(catch)
         with handle, statistics or nullcontext():
             logits: Tensor = functional_call(module, {**weights, **architecture}, (x,))
+        if want_features and not caught:
+            raise LbgnasError(
+                f"experts[{index}]: no input reached {self.features[index]!r}; name another (features=...)"
+            )
         return logits, caught[0] if caught else x.new_empty(0)
+
+
+def _check_name(index: int, kind: str, name: str, known: Iterable[str]) -> None:
+    names = list(known)
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+        hint = f"; the nearest is {close[0]!r}" if close else ""
+        raise LbgnasError(f"experts[{index}]: has no {kind} named {name!r}{hint}")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,17 +14,21 @@ from torch import Tensor, nn
 from lbgnas.errors import LbgnasError
 from lbgnas.grouping.assignments import RowOptimizer, RowState, initial_row_state, move_rows
 from lbgnas.grouping.bilevel import bilevel_gradients
+from lbgnas.grouping.checks import (
+    NonFinite,
+    VanishedHypergradient,
+    check_ids,
+    check_samples,
+    check_step,
+    require_architecture_slopes,
+    require_finite,
+)
 from lbgnas.grouping.experts import Experts
 from lbgnas.grouping.sgd import Tensors, norm
+from lbgnas.grouping.state import check_state
 from lbgnas.grouping.unrolled import Levels, Losses, Samples, Unrolled, unrolled_step
 
-
-class NonFinite(LbgnasError):
-    """A level gave NaN or infinity; nothing of that iteration was committed."""
-
-
-class VanishedHypergradient(LbgnasError):
-    """A hypergradient is all zero although nothing is saturated; nothing of that iteration was committed."""
+__all__ = ["Learner", "NonFinite", "VanishedHypergradient"]
 
 
 class Learner:
@@ -54,10 +61,13 @@ class Learner:
         architecture_rate: float = 3e-4,
         architecture_decay: float = 1e-3,
     ) -> None:
-        if (gate is None) != (assignment_logits is None) or (gate is None and len(experts) != 1):
-            raise LbgnasError("a gate, assignment logits and several experts go together")
-        if assignment_logits is not None and assignment_logits.shape[1] != len(experts):
-            raise LbgnasError(f"assignment logits have {assignment_logits.shape[1]} columns for {len(experts)} experts")
+        if (gate is None) != (assignment_logits is None):
+            raise LbgnasError("a gate and assignment logits go together: give both or neither")
+        if gate is None and len(experts) != 1:
+            raise LbgnasError(f"{len(experts)} experts need a gate and assignment logits; without them give 1 expert")
+        if assignment_logits is not None and assignment_logits.shape[1:] != (len(experts),):
+            shape = tuple(assignment_logits.shape)
+            raise LbgnasError(f"assignment logits are {shape}, (samples, {len(experts)}) is needed")
         self.experts = experts
         self.gate = gate
         self.assignment_logits = assignment_logits
@@ -68,10 +78,10 @@ class Learner:
         self.architecture = [
             {name: dict(module.named_parameters())[name] for name in experts.names} for module in experts.modules
         ]
-        alphas = [value for own in self.architecture for value in own.values()]
+        self._alphas = [value for own in self.architecture for value in own.values()]
         self.architecture_optimizer = (
-            torch.optim.Adam(alphas, architecture_rate, (0.5, 0.999), weight_decay=architecture_decay)
-            if alphas
+            torch.optim.Adam(self._alphas, architecture_rate, (0.5, 0.999), weight_decay=architecture_decay)
+            if self._alphas
             else None
         )
 
@@ -79,43 +89,77 @@ class Learner:
         """Take one iteration of Algorithm 1 and commit it: T, S, the batch's rows of Z, and A.
 
         Raises:
+            LbgnasError: if a batch does not fit together.
             NonFinite: if a level gave NaN or infinity.
-            VanishedHypergradient: if the hypergradient of Z or of an A_k is zero throughout.
+            VanishedHypergradient: if the hypergradient of Z or of an A_k is zero throughout, though the gate moves, is
+                not saturated, and A_k has more than one candidate to choose from.
+
+        After any of them everything is as before the step, running statistics included.
         """
         ids = train[2]
-        logits = None if self.assignment_logits is None else self.assignment_logits[ids]
-        result = unrolled_step(
-            self.experts, self.gate, logits, train, validation, levels, self.gate_buffers, self.expert_buffers
-        )
-        _check(result)
-        self._commit(result, ids)
+        logits = None
+        if self.assignment_logits is not None:
+            check_samples(train, "training")
+            check_ids(ids, len(self.assignment_logits))
+            logits = self.assignment_logits[ids]
+        with self._undone_on_failure():
+            result = unrolled_step(
+                self.experts, self.gate, logits, train, validation, levels, self.gate_buffers, self.expert_buffers
+            )
+            check_step(result, levels, logits)
+            self._commit(result, ids)
         return result.losses
 
     def bilevel_step(self, train: Samples, validation: Samples, levels: Levels) -> Losses:
         """Take one step of the bases' own algorithm, for one expert without a gate: A first, then S.
 
         The order, the virtual step without clipping and the fresh gradient at the new A are those of DARTS
-        (arXiv:1806.09055); one pass more than `step`.
+        (arXiv:1806.09055); one pass more than `step`. Adaptation is ignored: one expert has no rest.
+
+        Raises:
+            LbgnasError: if there is a gate or a batch does not fit together.
+            NonFinite, VanishedHypergradient: as `step`, everything being as before then.
         """
         if self.gate is not None:
             raise LbgnasError("the bilevel step knows no gate; use step")
-        if levels.architecture:
-            found, validation_loss, correct = bilevel_gradients(
-                self.experts, train, validation, levels, self.expert_buffers.get(0)
-            )
-            _require_finite({"validation loss (level 3)": validation_loss, "hypergradient of A": norm(found)})
-            self._move_architecture({0: found})
-        else:
-            validation_loss = correct = None
-        own = unrolled_step(
-            self.experts, None, None, train, validation, Levels(levels.gate, levels.experts, architecture=False),
-            None, self.expert_buffers,
-        )  # fmt: skip
-        _check(own)
-        self._commit(own, train[2])
-        seen = {**vars(own.losses), "validation": validation_loss, "correct": correct}
-        seen["validation_groups"] = [len(validation[1])] if correct is not None else []
-        return Losses(**seen)
+        weights_only = dataclasses.replace(levels, architecture=False, adaptation=None)
+        validation_loss: Tensor | None = None
+        correct: Tensor | None = None
+        with self._undone_on_failure(architecture=levels.architecture):
+            if levels.architecture and self._alphas:
+                found, validation_loss, correct = bilevel_gradients(
+                    self.experts, train, validation, levels, self.expert_buffers.get(0)
+                )
+                require_finite({"validation loss (level 3)": validation_loss, "hypergradient of A": norm(found)})
+                require_architecture_slopes({0: found})
+                self._move_architecture({0: found})
+            own = unrolled_step(self.experts, None, None, train, validation, weights_only, None, self.expert_buffers)
+            check_step(own, weights_only)
+            self._commit(own, train[2])
+        groups = [] if correct is None else [len(validation[1])]
+        return dataclasses.replace(own.losses, validation=validation_loss, correct=correct, validation_groups=groups)
+
+    @contextmanager
+    def _undone_on_failure(self, architecture: bool = False) -> Iterator[None]:
+        """Put back running statistics, and A with its optimiser if asked for, should the body raise anything."""
+        modules = [*self.experts.modules, *([] if self.gate is None else [self.gate])]
+        changing = [buffer for module in modules for buffer in module.buffers()]
+        optimizer = self.architecture_optimizer if architecture else None
+        moments = None if optimizer is None else copy.deepcopy(optimizer.state_dict())
+        if optimizer is not None:
+            changing += self._alphas
+        kept = _copies(changing)
+        done = False
+        try:
+            yield
+            done = True
+        finally:
+            if not done:
+                with torch.no_grad():
+                    if changing:
+                        torch._foreach_copy_(changing, kept)
+                if optimizer is not None and moments is not None:
+                    optimizer.load_state_dict(moments)
 
     def _commit(self, result: Unrolled, ids: Tensor) -> None:
         if self.gate is not None:
@@ -128,7 +172,8 @@ class Learner:
             self.experts.load(index, weights)
         self.expert_buffers = {**self.expert_buffers, **result.expert_buffers}
         if result.assignment_gradient is not None:
-            assert self.assignment_logits is not None and self.row_state is not None
+            assert self.assignment_logits is not None
+            assert self.row_state is not None
             self.assignment_logits, self.row_state = move_rows(
                 self.assignment_logits, ids, result.assignment_gradient, self.rows, self.row_state
             )
@@ -162,56 +207,31 @@ class Learner:
         """Take over a state; shapes must be those of this learner.
 
         Raises:
-            LbgnasError: names the first part that does not fit.
+            LbgnasError: names the first part that does not fit; nothing is taken over then.
         """
-        try:
-            for module, own in zip(self.experts.modules, state["experts"], strict=True):
-                module.load_state_dict(own)
-            if self.gate is not None:
-                self.gate.load_state_dict(state["gate"])
-            if self.architecture_optimizer is not None:
-                self.architecture_optimizer.load_state_dict(state["architecture_optimizer"])
-            if self.assignment_logits is not None and state["assignment_logits"].shape != self.assignment_logits.shape:
-                raise LbgnasError("assignment_logits: another number of samples or experts")
-            self.expert_buffers = dict(state["expert_buffers"])
-            self.gate_buffers = state["gate_buffers"]
-            self.assignment_logits = state["assignment_logits"]
-            self.row_state = None if state["row_state"] is None else RowState(*state["row_state"])
-        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-            raise LbgnasError(
-                f"the saved state does not fit this search: {' '.join(str(error).split())[:200]}"
-            ) from None
+        weights = [self.experts.weights(index) for index in range(len(self.experts))]
+        check_state(
+            self.state_dict(),
+            state,
+            weights,
+            None if self.gate is None else dict(self.gate.named_parameters()),
+            self._alphas,
+        )
+        for module, own in zip(self.experts.modules, state["experts"], strict=True):
+            module.load_state_dict(own)
+        if self.gate is not None:
+            self.gate.load_state_dict(state["gate"])
+        if self.architecture_optimizer is not None:
+            self.architecture_optimizer.load_state_dict(state["architecture_optimizer"])
+        self.expert_buffers = dict(state["expert_buffers"])
+        self.gate_buffers = state["gate_buffers"]
+        self.assignment_logits = state["assignment_logits"]
+        self.row_state = None if state["row_state"] is None else RowState(*state["row_state"])
 
 
-def _require_finite(values: Mapping[str, Tensor | None]) -> None:
-    known = {name: value for name, value in values.items() if value is not None}
-    if not known:
-        return
-    finite = torch.stack([value.detach().float() for value in known.values()]).isfinite().tolist()
-    for name, fine in zip(known, finite, strict=True):
-        if not fine:
-            raise NonFinite(f"{name} is not finite; lower the learning rate or look at the data")
-
-
-def _check(result: Unrolled) -> None:
-    losses = result.losses
-    hyper_c = result.assignment_gradient
-    _require_finite(
-        {
-            "gate loss (level 1)": losses.gate,
-            "gate step (level 1)": norm(result.gate) if result.gate else None,
-            "experts' loss (level 2)": losses.experts,
-            **{f"step of expert {index} (level 2)": norm(weights) for index, weights in result.experts.items()},
-            "validation loss (level 3)": losses.validation,
-            "hypergradient of C": None if hyper_c is None else hyper_c.norm(),
-            **{f"hypergradient of A_{index}": norm(own) for index, own in result.architecture_gradients.items() if own},
-        }
-    )
-    # A gate whose every answer is exactly 1 has no slope: that zero is true, all others are faults.
-    if hyper_c is not None and hyper_c.shape[1] > 1 and losses.confidence is not None:
-        if bool((hyper_c == 0).all() & (losses.confidence < 1)):
-            raise VanishedHypergradient("the hypergradient of C is zero throughout: the gate does not depend on it")
-    for index, own in result.architecture_gradients.items():
-        for name, value in own.items():
-            if not bool(value.any()):
-                raise VanishedHypergradient(f"the hypergradient of experts[{index}].{name} is zero throughout")
+@torch.no_grad()
+def _copies(tensors: list[Tensor]) -> list[Tensor]:
+    copies = [torch.empty_like(tensor) for tensor in tensors]
+    if copies:
+        torch._foreach_copy_(copies, tensors)
+    return copies

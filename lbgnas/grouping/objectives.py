@@ -7,12 +7,24 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lbgnas.errors import LbgnasError
+
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the cross-entropy of each row, (batch,), from logits (batch, classes).
 
     Composed of exp, sum and log: forward-mode through torch's log_softmax edits a tensor that a backward needs.
+
+    Raises:
+        LbgnasError: for a label outside 0..classes - 1, on the CPU; on other devices the look would wait for them.
     """
+    if labels.device.type == "cpu" and len(labels):
+        low, high = (int(bound) for bound in labels.aminmax())
+        if low < 0 or high >= logits.shape[1]:
+            raise LbgnasError(
+                f"label {low if low < 0 else high} is out of range: the logits have {logits.shape[1]} classes, allowed "
+                f"are 0..{logits.shape[1] - 1}"
+            )
     shifted = logits - logits.detach().amax(1, keepdim=True)
     return shifted.exp().sum(1).log() - shifted.gather(1, labels[:, None])[:, 0]
 
@@ -36,6 +48,7 @@ def gate_loss(log_probs: Tensor, assigned_prob: Tensor, assigned_group: Tensor) 
         assigned_group: j_n, (batch,).
 
     Example:
+        >>> import torch
         >>> gate_loss(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([1.0]), torch.tensor([0])).item()
         0.6931471824645996
     """

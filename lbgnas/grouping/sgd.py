@@ -21,7 +21,8 @@ class Sgd(NamedTuple):
 
 def norm(tensors: Tensors) -> Tensor:
     """Return the Euclidean norm over all tensors together."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors.values()))))
+    size: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors.values()))))
+    return size
 
 
 def clip_factor(gradient: Tensors, clip: float | None) -> Tensor:
@@ -48,7 +49,7 @@ def sgd_step(weights: Tensors, gradient: Tensors, buffers: Tensors, settings: Sg
     """
     names = list(weights)
     old = [weights[name] for name in names]
-    direction = [gradient[name] for name in names]
+    direction: tuple[Tensor, ...] | list[Tensor] = [gradient[name] for name in names]
     if settings.clip is not None:
         direction = torch._foreach_mul(direction, clip_factor(gradient, settings.clip))
     if settings.weight_decay:

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lbgnas.errors import LbgnasError
 from lbgnas.networks.layout import CellPlace, build_stem, cell_places, check_size
 from lbgnas.operations.candidates import FactorizedReduce, relu_conv_norm
 from lbgnas.operations.functional import channel_shuffle
@@ -96,6 +97,9 @@ class Supernet(nn.Module):
         stem_multiplier: the stem is this many times as wide as the first cell.
 
     Shapes: images (batch, in_channels, height, width) to logits (batch, num_classes).
+
+    Raises:
+        LbgnasError: for a number below 1, and for channels that cannot be split as the space wants them.
     """
 
     def __init__(
@@ -108,6 +112,14 @@ class Supernet(nn.Module):
         stem_multiplier: int = 3,
     ) -> None:
         super().__init__()
+        _check_numbers(
+            space,
+            num_cells=num_cells,
+            channels=channels,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            stem_multiplier=stem_multiplier,
+        )
         self.space = space
         self.num_cells = num_cells
         width = stem_multiplier * channels
@@ -137,16 +149,31 @@ class Supernet(nn.Module):
         if not self.space.edge_normalisation:
             return mixture, None
         betas: Tensor = getattr(self, f"betas_{kind}")
-        groups = betas.split([2 + node for node in range(self.space.nodes)])
+        groups = torch.split(betas, [2 + node for node in range(self.space.nodes)])
         edge_weights = torch.cat([group.softmax(0) for group in groups])
         return mixture * edge_weights[:, None], edge_weights
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
         check_size(images.shape[2], images.shape[3], self.num_cells, self.space.stem)
-        mixtures = {kind: self.mixtures(kind) for kind in ("normal", "reduce")}  # type: ignore[arg-type]
+        mixtures = {"normal": self.mixtures("normal"), "reduce": self.mixtures("reduce")}
         older, last = self.stem(images)
         for cell in self.cells:
             older, last = last, cell(older, last, *mixtures["reduce" if cell.reduction else "normal"])
         logits: Tensor = self.classifier(last.mean((2, 3)))
         return logits
+
+
+def _check_numbers(space: SearchSpace, **given: int) -> None:
+    for name, value in given.items():
+        if value < 1:
+            raise LbgnasError(f"supernet: {name} is {value}, at least 1 is needed")
+    # Reductions split a cell's channels in halves, partial channels into that many parts.
+    halved = space.partial_channels > 1 or space.stem == "imagenet"
+    step = 2 * space.partial_channels if halved else 1
+    if given["channels"] % step:
+        near = max(step, round(given["channels"] / step) * step)
+        raise LbgnasError(
+            f"supernet: channels is {given['channels']}, search space {space.name!r} needs a multiple of {step}; "
+            f"the nearest is {near}"
+        )

@@ -78,7 +78,8 @@ def strided_pointwise(x: Tensor, weight: Tensor, offset: int) -> Tensor:
 def batch_norm(x: Tensor, mean: Tensor, var: Tensor, training: bool, scale: Tensor | None = None) -> Tensor:
     """Normalise each channel (momentum 0.1, eps 1e-5), then multiply it by `scale`.
 
-    Called below `torch.nn.functional` so that one value per channel is allowed: it then gives zero.
+    Called below `torch.nn.functional` so that one value per channel is allowed: it then gives zero up to rounding,
+    and the running statistics stay, for one value has no variance.
 
     Args:
         x: (batch, channels, height, width).
@@ -86,7 +87,10 @@ def batch_norm(x: Tensor, mean: Tensor, var: Tensor, training: bool, scale: Tens
         var: running variance, (channels,), edited in place in training.
         scale: (channels,) or None for 1.
     """
-    return torch.batch_norm(x, scale, None, mean, var, training, 0.1, 1e-5, torch.backends.cudnn.enabled)
+    cudnn = torch.backends.cudnn.enabled
+    if training and x.numel() <= x.shape[1]:
+        return torch.batch_norm(x, scale, None, None, None, True, 0.1, 1e-5, cudnn)
+    return torch.batch_norm(x, scale, None, mean, var, training, 0.1, 1e-5, cudnn)
 
 
 def average_pool(x: Tensor, stride: int) -> Tensor:

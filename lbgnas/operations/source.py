@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from lbgnas.batch_statistics import running_statistics_move
-from lbgnas.operations.functional import average_pool, batch_norm, depthwise, grouped_pointwise, max_pool, strided_pointwise
+from lbgnas.operations.functional import (
+    average_pool,
+    batch_norm,
+    depthwise,
+    grouped_pointwise,
+    max_pool,
+    strided_pointwise,
+)
 
 
 class ConvolutionKind(NamedTuple):
@@ -154,7 +161,7 @@ class SourceEdges(nn.Module):
         widths = [len(self.places[name]) * self.channels for name in names]
         if not names:
             return []
-        return list(hidden[:, hidden.shape[1] - sum(widths) :].split(widths, 1))
+        return list(torch.split(hidden[:, hidden.shape[1] - sum(widths) :], widths, 1))
 
     def _reduce(self, active: Tensor, mixture: Tensor) -> Tensor:
         edges = len(self.places["skip_connect"])
@@ -168,7 +175,7 @@ class SourceEdges(nn.Module):
         seen_mean, seen_var = pooled.new_zeros(self.channels), pooled.new_ones(self.channels)
         # Momentum 1 makes the fused kernel hand out the batch's own mean and unbiased variance.
         output = torch.batch_norm(pooled, None, None, seen_mean, seen_var, True, 1.0, 1e-5, False)
-        if running_statistics_move():
+        if running_statistics_move() and pooled.numel() > self.channels:  # one value has no variance
             mean, var = self._statistics(name)
             with torch.no_grad():
                 mean.view(-1, self.channels).lerp_(seen_mean.to(mean.dtype), 0.1)

@@ -11,6 +11,7 @@ from torch import nn
 from torch.func import functional_call
 
 from lbgnas.batch_statistics import BatchStatistics, running_statistics_move
+from lbgnas.errors import LbgnasError
 from lbgnas.grouping.hypergradient import Exact
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -49,6 +50,22 @@ CALLS = {
         lambda x, w, b: F.batch_norm(x, torch.arange(3.0), torch.arange(1.0, 4.0), w, b, False),
         [(5, 3, 4), (3,), (3,)],
     ),
+    "instance norm": (
+        lambda x, w, b: F.instance_norm(x, None, None, w, b, True, 0.1, 1e-3),
+        [(5, 3, 4, 2), (3,), (3,)],
+    ),
+    "instance norm, plain": (lambda x: F.instance_norm(x), [(5, 3, 4)]),
+    "instance norm, below": (
+        lambda x, w: torch.instance_norm(x, w, None, None, None, True, 0.1, 1e-5, False),
+        [(5, 3, 2, 2), (3,)],
+    ),
+    "instance norm, evaluation": (
+        lambda x, w: F.instance_norm(x, torch.arange(3.0), torch.arange(1.0, 4.0), w, use_input_stats=False),
+        [(5, 3, 4), (3,)],
+    ),
+    "layer norm, below": (lambda x, w: torch.layer_norm(x, (4,), w, None, 1e-3, False), [(5, 3, 4), (4,)]),
+    "group norm, below": (lambda x, w: torch.group_norm(x, 2, w, None, 1e-3), [(5, 4, 3), (4,)]),
+    "softmin": (lambda x: F.softmin(x, 1), [(4, 3, 2)]),
     "layer norm": (lambda x, w, b: F.layer_norm(x, (3, 4), w, b, 1e-3), [(5, 3, 4), (3, 4), (3, 4)]),
     "layer norm, plain": (lambda x: F.layer_norm(x, (4,)), [(5, 3, 4)]),
     "group norm": (lambda x, w, b: F.group_norm(x, 2, w, b, 1e-3), [(5, 4, 3, 2), (4,), (4,)]),
@@ -245,6 +262,44 @@ def test_one_value_per_channel_leaves_finite_running_statistics(composed, size):
         assert norm(inputs(1, 3, *size)).abs().max() < 1e-9
     assert torch.isfinite(norm.running_mean).all()
     assert torch.isfinite(norm.running_var).all()
+
+
+@pytest.mark.parametrize("composed", [False, True])
+def test_instance_norms_follow_the_same_policy(composed):
+    norm, alone = (nn.InstanceNorm2d(3, track_running_stats=True) for _ in range(2))
+    x = inputs(5, 3, 2, 2)
+    with BatchStatistics(update=False, composed=composed):
+        norm(x)
+    assert not norm.running_mean.any()
+    with BatchStatistics(update=True, composed=composed, rows=2):
+        output = norm(x)
+    assert torch.allclose(output[:2], alone(x[:2]))
+    assert_same([norm.running_mean, norm.running_var], [alone.running_mean, alone.running_var])
+
+
+def test_functions_without_a_composed_form_are_refused():
+    with BatchStatistics(update=False, composed=True), pytest.raises(LbgnasError, match="native_layer_norm"):
+        torch.native_layer_norm(inputs(2, 3), [3], None, None, 1e-5)
+
+
+def test_additions_that_count_nothing_stay():
+    number, count, values = torch.tensor(2.0), torch.tensor(2), torch.zeros(2, dtype=torch.long)
+    with BatchStatistics(update=False):
+        number.add_(1)
+        count.add_(3)
+        values.add_(1)
+        count.add_(torch.tensor(4))
+    assert (number.item(), count.item(), values.tolist()) == (3.0, 9, [1, 1])
+
+
+@pytest.mark.parametrize("outer", [False, True])
+@pytest.mark.parametrize("inner", [False, True])
+def test_nested_contexts_count_a_batch_once_or_not_at_all(outer, inner):
+    norm = nn.BatchNorm2d(3)
+    with BatchStatistics(update=outer), BatchStatistics(update=inner, composed=True):
+        norm(inputs(4, 3, 2, 2))
+    assert norm.num_batches_tracked.item() == int(outer and inner)
+    assert bool(norm.running_mean.any()) == (outer and inner)
 
 
 # Rows

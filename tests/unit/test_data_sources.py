@@ -82,7 +82,7 @@ def test_colours_agree_with_labels_exactly_as_stated() -> None:
 def test_digits_are_drawn_in_their_colour() -> None:
     data = open_pool("coloured-digits")
     images = data.images(torch.arange(len(data)))
-    assert images.shape[1:] == (3, 16, 16)
+    assert images.shape[1:] == (3, 8, 8)
     drawn, other = (
         images[torch.arange(len(data)), data.attribute],
         images[torch.arange(len(data)), 1 - data.attribute],

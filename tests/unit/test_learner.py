@@ -215,14 +215,28 @@ def test_resume_before_an_expert_saw_its_first_sample():
         (lambda state: state.update(row_state=[torch.zeros(2)]), "row_state|missing"),
         (lambda state: state.update(row_state=[part[:3] for part in state["row_state"]]), "does not fit"),
         (lambda state: state.update(assignment_logits=None), "does not fit"),
+        (lambda state: state["experts"].append({}), "longer"),
+        (lambda state: state["experts"][1].update(alphas=torch.zeros(4)), r"experts\[1\]\.alphas is \(4,\)"),
+        (lambda state: state["gate"].update(more=torch.zeros(4)), r"gate\.more is unknown"),
+        (lambda state: state["gate_buffers"].popitem(), "gate_buffers.* is missing"),
+        (lambda state: state["expert_buffers"].update({2: {}}), r"expert_buffers\[2\]"),
+        (lambda state: state["expert_buffers"][0].update({"head.bias": torch.zeros(9)}), r"head\.bias is \(9,\)"),
+        (lambda state: state["architecture_optimizer"].pop("state"), "architecture_optimizer"),
+        (lambda state: state["architecture_optimizer"]["state"][0].update(exp_avg=torch.zeros(2)), "exp_avg is"),
+        (lambda state: state["architecture_optimizer"]["param_groups"][0].update(params=[0]), "another number"),
     ],
 )
 def test_states_that_do_not_fit_are_refused_in_a_sentence(damage, sentence):
-    state = state_through_a_file(make(2))
+    straight = make(2)
+    straight.step(*batches(0), LEVELS)
+    state = state_through_a_file(straight)
     damage(state)
+    learner = make(2, seed=1)
+    before = everything(learner)
     with pytest.raises(LbgnasError, match=sentence) as caught:
-        make(2).load_state_dict(state)
+        learner.load_state_dict(state)
     assert "\n" not in str(caught.value)
+    assert same(before, everything(learner)) == []
 
 
 def test_a_state_with_a_gate_does_not_fit_a_learner_without():
@@ -251,8 +265,19 @@ def test_experts_that_do_not_fit_are_refused():
         Experts([])
     with pytest.raises(LbgnasError, match=r"experts\[1\].*'alphas'"):
         Experts([ToyExpert(), nn.Linear(2, 2)], ["alphas"])
-    with pytest.raises(LbgnasError, match="heda"):
+    with pytest.raises(LbgnasError, match=r"heda.*nearest is 'head'"):
         Experts([ToyExpert()], ["alphas"], features="heda")
+    with pytest.raises(LbgnasError, match=r"experts\[1\].*'head'"):
+        Experts([ToyExpert(), nn.Linear(2, 2)], features="head")
+
+
+def test_an_embedding_that_is_never_reached_is_a_fault():
+    experts = Experts([linear_cnn()], features="2")
+    module = experts.modules[0]
+    experts.call(0, experts.weights(0), {}, torch.ones(2, 2, 3, 3), want_features=True)
+    module.forward = lambda x: module[4](x.flatten(1)[:, :4])
+    with pytest.raises(LbgnasError, match=r"experts\[0\]: no input reached '2'"):
+        experts.call(0, experts.weights(0), {}, torch.ones(2, 2, 3, 3), want_features=True)
 
 
 # What is not finite, and what is zero
@@ -388,6 +413,120 @@ def test_a_saturated_gate_is_no_fault():
     losses = learner.step(*batches(0), LEVELS)
     assert losses.confidence == 1
     assert losses.train_groups == [14, 0]
+
+
+@pytest.mark.parametrize(("spoil", "level"), SPOILT)
+def test_what_is_not_finite_leaves_running_statistics(spoil, level):
+    learner = make(2)
+    learner.step(*batches(0), LEVELS)
+    train, validation = spoil(learner, *batches(1))
+    before = everything(learner)
+    with pytest.raises(NonFinite, match=level):
+        learner.step(train, validation, LEVELS)
+    assert same(before, everything(learner)) == []
+
+
+@pytest.mark.parametrize("spoil", [spoil_images, spoil_experts, spoil_validation])
+def test_a_bilevel_step_that_is_not_finite_leaves_running_statistics(spoil):
+    learner, smooth = make(1, gate=False), make(1, gate=False)
+    for each in (learner, smooth):
+        each.bilevel_step(*batches(0), LEVELS)
+    weight = learner.experts.modules[0].head.weight.detach().clone()
+    with pytest.raises(NonFinite):
+        learner.bilevel_step(*spoil(learner, *batches(1)), LEVELS)
+    with torch.no_grad():
+        learner.experts.modules[0].head.weight.copy_(weight)
+    assert same(everything(learner), everything(smooth)) == []
+    for each in (learner, smooth):
+        each.bilevel_step(*batches(2), LEVELS)
+    assert same(everything(learner), everything(smooth)) == []
+
+
+def test_a_bilevel_step_without_slope_is_a_fault():
+    torch.manual_seed(0)
+    learner = Learner(Experts([Detached()], ["alphas", "unused"]), None, None)
+    before = everything(learner)
+    with pytest.raises(VanishedHypergradient, match=r"experts\[0\]\.unused"):
+        learner.bilevel_step(*batches(0), LEVELS)
+    assert same(before, everything(learner)) == []
+
+
+def test_a_gate_that_does_not_move_is_no_fault():
+    learner = make(2)
+    before = learner.assignment_logits.clone()
+    learner.step(*batches(0), dataclasses.replace(LEVELS, gate=Sgd(0.0)))
+    assert torch.equal(learner.assignment_logits, before)
+
+
+def test_saturated_rows_of_z_are_no_fault():
+    learner = make(2)
+    learner.assignment_logits = torch.tensor([[1e4, -1e4], [-1e4, 1e4]]).repeat(10, 1)
+    before = learner.assignment_logits.clone()
+    assert learner.step(*batches(0), LEVELS).confidence < 1
+    assert torch.equal(learner.assignment_logits, before)
+
+
+class Single(ToyExpert):
+    """An architecture with nothing to choose from."""
+
+    def __init__(self):
+        super().__init__()
+        self.single = nn.Parameter(torch.randn(4, 1))
+
+    def forward(self, x):
+        return super().forward(x) * self.single.softmax(1).mean()
+
+
+def test_one_candidate_is_no_fault():
+    torch.manual_seed(0)
+    gated = Learner(Experts([Single(), Single()], ["alphas", "single"]), toy_gate(2), torch.randn(20, 2))
+    gated.step(*batches(0), LEVELS)
+    Learner(Experts([Single()], ["alphas", "single"]), None, None).bilevel_step(*batches(0), LEVELS)
+
+
+# Batches
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda x, y, ids: (x, y, ids.clone().index_fill(0, torch.tensor([2, 5]), 7)), "id 7 comes twice"),
+        (lambda x, y, ids: (x, y, ids + 20), r"id \d+ is out of range.*0\.\.19"),
+        (lambda x, y, ids: (x, y, ids - 20), r"id -\d+ is out of range"),
+        (lambda x, y, ids: (x, y + 3, ids), r"label [345] is out of range.*0\.\.2"),
+        (lambda x, y, ids: (x, y - 3, ids), r"label -\d is out of range"),
+        (lambda x, y, ids: (x, y[:-1], ids), "equally many"),
+        (lambda x, y, ids: (x[:-1], y, ids), "equally many"),
+        (lambda x, y, ids: (x, y, ids[:, None]), "equally many"),
+        (lambda x, y, ids: (x[:0], y[:0], ids[:0]), "training batch: is empty"),
+        (lambda x, y, ids: (x, y.double(), ids), "labels are torch.float64"),
+    ],
+)
+def test_batches_that_do_not_fit_are_refused_in_a_sentence(change, sentence):
+    learner = make(2)
+    train, validation = batches(0)
+    before = everything(learner)
+    with pytest.raises(LbgnasError, match=sentence):
+        learner.step(change(*train), validation, LEVELS)
+    assert same(before, everything(learner)) == []
+
+
+def test_an_empty_validation_batch_is_refused():
+    train, validation = batches(0)
+    for learner in (make(2), make(1, gate=False)):
+        take = learner.step if learner.gate else learner.bilevel_step
+        with pytest.raises(LbgnasError, match="validation batch: is empty"):
+            take(train, [part[:0] for part in validation], LEVELS)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_adaptation_of_one_expert_is_none_bit_for_bit(name):
+    """There is no rest; the literal Eq. 7 would pull the features to the origin."""
+    plain, adapted = make(1), make(1)
+    plain.step(*batches(0), LEVELS)
+    losses = adapted.step(*batches(0), dataclasses.replace(LEVELS, adaptation=Adaptation(DISTANCES[name], 1.0)))
+    assert losses.adaptation == 0
+    assert same(everything(plain), everything(adapted)) == []
 
 
 # Frozen levels, small groups

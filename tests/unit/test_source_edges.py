@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -233,6 +235,18 @@ def test_no_statistics_move_without_update(case):
     assert all(torch.equal(before[name], value) for name, value in edges.named_buffers())
 
 
+@pytest.mark.parametrize("inside", [None, False, True])
+def test_one_value_per_channel_leaves_running_statistics(inside):
+    """A lone sample at one pixel has no variance; without care it makes the running one NaN."""
+    edges, *_, mixture = build("darts", 1)
+    before = {name: value.clone() for name, value in edges.named_buffers()}
+    context = contextlib.nullcontext() if inside is None else BatchStatistics(update=True, composed=inside)
+    with context:
+        output = edges(torch.randn(1, 4, 1, 1), mixture)
+    assert torch.isfinite(output).all()
+    assert all(torch.equal(before[name], value) for name, value in edges.named_buffers())
+
+
 @pytest.mark.parametrize("side", [5, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_odd_sizes(side, stride):
@@ -398,3 +412,10 @@ def test_supernet_refuses_a_size_by_itself():
 def test_widths_and_depths_that_do_not_fit_are_refused_in_a_sentence(space, cells, channels):
     with pytest.raises(LbgnasError):
         Supernet(load_space(space), cells, channels, 2)(torch.zeros(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize(("space", "channels", "near"), [("pcdarts", 6, 8), ("pcdarts", 2, 8), ("pcdarts", 17, 16)])
+def test_the_nearest_width_is_named_and_fits(space, channels, near):
+    with pytest.raises(LbgnasError, match=f"channels is {channels}.*the nearest is {near}$"):
+        Supernet(load_space(space), 3, channels, 2)
+    Supernet(load_space(space), 3, near, 2)(torch.zeros(2, 3, 8, 8))

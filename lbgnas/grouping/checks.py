@@ -1,0 +1,125 @@
+"""What a step refuses: batches that do not fit together, numbers that are not finite, slopes that vanished."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lbgnas.errors import LbgnasError
+from lbgnas.grouping.assignments import assigned
+from lbgnas.grouping.levels import Levels, Samples, Unrolled
+from lbgnas.grouping.sgd import Tensors, norm
+
+
+class NonFinite(LbgnasError):
+    """A level gave NaN or infinity; nothing of that iteration was committed."""
+
+
+class VanishedHypergradient(LbgnasError):
+    """A hypergradient is all zero although nothing is saturated; nothing of that iteration was committed."""
+
+
+def check_samples(samples: Samples, where: str) -> None:
+    """Refuse an empty batch and one whose images, labels and ids are not equally many.
+
+    Raises:
+        LbgnasError: names the batch and the sizes.
+    """
+    sizes = [tuple(part.shape[:1]) for part in samples]
+    if len(sizes) != 3 or len(set(sizes)) != 1 or samples[1].dim() != 1 or samples[2].dim() != 1:
+        shapes = ", ".join(str(tuple(part.shape)) for part in samples)
+        raise LbgnasError(f"{where} batch: images, labels and ids must be equally many, given are shapes {shapes}")
+    if not len(samples[1]):
+        raise LbgnasError(f"{where} batch: is empty, at least 1 sample is needed")
+    for name, part in (("labels", samples[1]), ("ids", samples[2])):
+        if part.is_floating_point() or part.is_complex() or part.dtype == torch.bool:
+            raise LbgnasError(f"{where} batch: {name} are {part.dtype}, integers are needed")
+
+
+def check_ids(ids: Tensor, rows: int) -> None:
+    """Refuse ids that are no rows of Z, or that come twice.
+
+    Looks at ids on the CPU only: elsewhere the look would wait for the device at every step.
+
+    Raises:
+        LbgnasError: names the id and what is allowed.
+    """
+    if ids.device.type != "cpu":
+        return
+    low, high = (int(bound) for bound in ids.aminmax())
+    if low < 0 or high >= rows:
+        wrong = low if low < 0 else high
+        raise LbgnasError(f"training batch: id {wrong} is out of range, the assignment logits have ids 0..{rows - 1}")
+    ordered = ids.sort().values
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(twice):
+        raise LbgnasError(f"training batch: id {int(twice[0])} comes twice, every sample may be in a batch once")
+
+
+def require_finite(values: Mapping[str, Tensor | None]) -> None:
+    """Refuse scalars that are NaN or infinite, with one look at the device.
+
+    Raises:
+        NonFinite: names the first.
+    """
+    known = {name: value for name, value in values.items() if value is not None}
+    if not known:
+        return
+    finite = torch.stack([value.detach().isfinite() for value in known.values()]).tolist()
+    for name, fine in zip(known, finite, strict=True):
+        if not fine:
+            raise NonFinite(f"{name} is not finite; lower the learning rate or look at the data")
+
+
+def check_step(result: Unrolled, levels: Levels, assignment_logits: Tensor | None = None) -> None:
+    """Refuse one iteration's result if a level is not finite or a hypergradient vanished.
+
+    A hypergradient of C that is zero throughout passes where that is true: with one expert, with a gate that does not
+    move (rate 0), with a gate or rows of C whose every largest entry is exactly 1.
+
+    Raises:
+        NonFinite, VanishedHypergradient: names the level or the parameter.
+    """
+    losses, hyper_c = result.losses, result.assignment_gradient
+    require_finite(
+        {
+            "gate loss (level 1)": losses.gate,
+            "gate step (level 1)": norm(result.gate) if result.gate else None,
+            "experts' loss (level 2)": losses.experts,
+            **{f"step of expert {index} (level 2)": norm(weights) for index, weights in result.experts.items()},
+            "validation loss (level 3)": losses.validation,
+            "hypergradient of C": None if hyper_c is None else hyper_c.norm(),
+            **{f"hypergradient of A_{index}": norm(own) for index, own in result.architecture_gradients.items() if own},
+        }
+    )
+    require_architecture_slopes(result.architecture_gradients)
+    if hyper_c is None or hyper_c.shape[1] == 1 or levels.gate.rate == 0 or bool(hyper_c.any()):
+        return
+    sure = [losses.confidence, None if assignment_logits is None else assigned(assignment_logits)[0]]
+    if not any(value is not None and bool((value == 1).all()) for value in sure):
+        raise VanishedHypergradient("the hypergradient of C is zero throughout: the gate does not depend on it")
+
+
+def require_architecture_slopes(gradients: Mapping[int, Tensors]) -> None:
+    """Refuse hypergradients of A that are zero throughout.
+
+    A parameter whose last dimension is 1 weighs one candidate alone: its zero is true and passes.
+
+    Raises:
+        VanishedHypergradient: names the first.
+    """
+    named = {
+        f"experts[{index}].{name}": value
+        for index, own in gradients.items()
+        for name, value in own.items()
+        if value.shape[-1:] != (1,)
+    }
+    if not named:
+        return
+    # Not their norms: squares of small gradients underflow.
+    slopes = torch.stack([value.any() for value in named.values()]).tolist()
+    for name, slope in zip(named, slopes, strict=True):
+        if not slope:
+            raise VanishedHypergradient(f"the hypergradient of {name} is zero throughout")
