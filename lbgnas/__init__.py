@@ -1,10 +1,10 @@
 """lbgnas: differentiable architecture search that learns groups.
 
-    from lbgnas import draw, evaluate, load, search
+from lbgnas import draw, evaluate, load, search
 
-    found = search("runs/mine/search", base="pcdarts", grouping="dalbg")
-    print(evaluate(found.genotype, "runs/mine/evaluate").to_markdown())
-    draw(load(found.genotype), "runs/mine/drawings")
+found = search("runs/mine/search", base="pcdarts", grouping="dalbg")
+print(evaluate(found.genotype, "runs/mine/evaluate").to_markdown())
+draw(load(found.genotype), "runs/mine/drawings")
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Options = TypeVar("Options", bound=Settings)
 
+
 def parse(options: type[Options], section: Literal["search", "evaluation"], argv: Sequence[str]) -> Options:
     """Return the options: a preset's, overlaid by --config, overlaid by flags.
 

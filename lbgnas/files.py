@@ -38,6 +38,11 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise LbgnasError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes, whole or not at all."""
+    write_whole(path, lambda file: file.write(content))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text in UTF-8, whole or not at all."""
-    write_whole(path, lambda file: file.write(text.encode("utf-8")))
+    write_bytes(path, text.encode("utf-8"))

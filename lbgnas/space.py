@@ -107,8 +107,7 @@ class SearchSpace(BaseModel):
     def architecture_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the architecture parameters, in the order in which the references keep them."""
         alphas: dict[str, tuple[int, ...]] = {
-            f"alphas_{cell}": (self.num_edges, len(self.operations[cell][0]))
-            for cell in ("normal", "reduce")  # type: ignore[index]
+            f"alphas_{cell}": (self.num_edges, len(self.operations[cell][0])) for cell in ("normal", "reduce")
         }
         if not self.edge_normalisation:
             return alphas

@@ -18,7 +18,7 @@ def derive(space: SearchSpace, architecture: Architecture) -> CellGenotype:
         groups = np.split(architecture[f"betas_{kind}"], bounds)
         edges = np.concatenate([softmax(group) for group in groups])
         strengths = softmax(architecture[f"alphas_{kind}"]) * edges[:, None]
-        cells.append(strongest(space, space.operations[kind], strengths))  # type: ignore[index]
+        cells.append(strongest(space, space.operations[kind], strengths))
     return CellGenotype(cells[0], space.concat, cells[1], space.concat)
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save
 
-from lbgnas.config import EvaluationSettings
+from lbgnas.config import EvaluationSettings, validated
 from lbgnas.data.batches import Batch, batches, num_steps
 from lbgnas.data.seeds import derive_seed
 from lbgnas.data.sources import open_pool, open_test
@@ -26,7 +26,7 @@ from lbgnas.engine.result import load_gate
 from lbgnas.engine.run_folder import CHECKPOINT, Metrics
 from lbgnas.engine.schedules import cosine, ramp
 from lbgnas.errors import LbgnasError
-from lbgnas.files import write_text, write_whole
+from lbgnas.files import write_bytes, write_text
 from lbgnas.genotype import CellGenotype, load, resolve
 from lbgnas.grouping.learner import NonFinite
 from lbgnas.networks.counting import count_parameters
@@ -65,17 +65,19 @@ class Evaluation:
         gate = load_gate(path, self.genotype)
         self.gate = None if gate is None else gate.to(self.device)
         searched = self.genotype.provenance.get("settings")
-        searched = searched if isinstance(searched, Mapping) else {}
-        self.source = {
-            "spec": settings.data or searched.get("data") or "coloured-digits",
-            "image_size": settings.image_size or searched.get("image_size"),
-            "limit": settings.limit or searched.get("limit"),
-        }
-        self.data = open_pool(self.source["spec"], image_size=self.source["image_size"], limit=self.source["limit"])
+        names = ("data", "image_size", "limit")
+        inherited = (
+            {name: searched[name] for name in names if name in searched} if isinstance(searched, Mapping) else {}
+        )
+        before = validated(EvaluationSettings, inherited, f"{path}: provenance.settings")
+        self.spec = settings.data or before.data or "coloured-digits"
+        self.image_size = settings.image_size or before.image_size
+        self.limit = settings.limit or before.limit
+        self.data = open_pool(self.spec, image_size=self.image_size, limit=self.limit)
         info = self.data.info
         if gate is not None and gate.record["in_channels"] != info.channels:
             raise LbgnasError(
-                f"--data {self.source['spec']}: has {info.channels} channels, the gate of {path} was made for "
+                f"--data {self.spec}: has {info.channels} channels, the gate of {path} was made for "
                 f"{gate.record['in_channels']}"
             )
         self.sizes = [self._size(cell) for cell in self.genotype.experts]
@@ -248,9 +250,18 @@ class Evaluation:
     def _batches(self) -> Iterator[Batch]:
         settings = self.settings
         return batches(
-            self.data, self.own[self.expert], settings.batch_size, seed=settings.seed, words=("expert", self.expert, self.epoch),
-            augment=True, cutout=settings.cutout, device=self.device, start=self.step_in_epoch, drop_last=self._drops_last(self.expert), channels_last=True,
-        )  # fmt: skip
+            self.data,
+            self.own[self.expert],
+            settings.batch_size,
+            seed=settings.seed,
+            words=("expert", self.expert, self.epoch),
+            augment=True,
+            cutout=settings.cutout,
+            device=self.device,
+            start=self.step_in_epoch,
+            drop_last=self._drops_last(self.expert),
+            channels_last=True,
+        )
 
     def _train_step(self, network: StackedNetwork, batch: Batch) -> float:
         settings = self.settings
@@ -284,8 +295,8 @@ class Evaluation:
     def _finish(self) -> Measures:
         for index, network in enumerate(self.networks):
             content = save({n: v.detach().cpu().contiguous() for n, v in network.state_dict().items()})
-            write_whole(self.folder / f"expert{index}.safetensors", lambda file, content=content: file.write(content))
-        test = open_test(self.source["spec"], image_size=self.source["image_size"], limit=self.source["limit"])
+            write_bytes(self.folder / f"expert{index}.safetensors", content)
+        test = open_test(self.spec, image_size=self.image_size, limit=self.limit)
         found = answers(self.gate, self.networks, test, torch.arange(len(test)), self.device, all_experts=True)
         measures = measure(found, test, self.networks, self.gate, [len(rows) for rows in self.own], self.trained)
         write_text(self.folder / RESULTS, json.dumps(measures.to_dict(), indent=1))

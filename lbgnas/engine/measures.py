@@ -109,9 +109,9 @@ class Measures:
         whole = [("top-1 routed", self.routed, "routed", self.macs[0])]
         if len(self.experts) > 1:
             whole.append(("soft mixture", self.mixture, "mixture", float(self.macs[1])))
-        for title, value, key, macs in whole:
+        for title, accuracy, key, macs in whole:
             gaps = [_number(self.fairness[key].metrics[name]) for name in SHOWN] if self.fairness else []
-            rows.append([title, f"{value:.4f}", "1", "1", f"{self.parameters:,}", f"{macs:,.0f}", *gaps])
+            rows.append([title, f"{accuracy:.4f}", "1", "1", f"{self.parameters:,}", f"{macs:,.0f}", *gaps])
         widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
         lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
         text = [f"Test split of {self.data}, {self.samples} samples, opened once.", "", *lines, ""]

@@ -14,7 +14,7 @@ from lbgnas._version import __version__
 from lbgnas.config import SearchSettings
 from lbgnas.engine.run_folder import GENOTYPE
 from lbgnas.errors import LbgnasError
-from lbgnas.files import write_whole
+from lbgnas.files import write_bytes
 from lbgnas.genotype import CellGenotype, GateRecord, Genotype, check_gate_file
 from lbgnas.genotype import save as save_genotype
 from lbgnas.networks.gate import SmallGate, build_gate
@@ -35,7 +35,7 @@ def write_genotype(
     if gate is not None and len(cells) > 1:
         assert isinstance(gate, SmallGate)
         content = save({name: value.detach().cpu().contiguous() for name, value in gate.state_dict().items()})
-        write_whole(folder / GATE, lambda file: file.write(content))
+        write_bytes(folder / GATE, content)
         record = GateRecord(gate.record, GATE, hashlib.sha256(content).hexdigest())
     genotype = Genotype(
         name=f"{settings.base}-{settings.grouping}-seed{settings.seed}",

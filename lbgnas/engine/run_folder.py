@@ -100,21 +100,21 @@ class Metrics:
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_epoch)  # type: ignore[no-untyped-call]
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_epoch)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one epoch's record, flushed to disk."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         for name, value in _scalars(record):
-            self.writer.add_scalar(name, value, record["epoch"])  # type: ignore[no-untyped-call]
+            self.writer.add_scalar(name, value, record["epoch"])
         for expert, text in enumerate(record.get("genotypes", ())):
-            self.writer.add_text(f"genotype/{expert}", text, record["epoch"])  # type: ignore[no-untyped-call]
-        self.writer.flush()  # type: ignore[no-untyped-call]
+            self.writer.add_text(f"genotype/{expert}", text, record["epoch"])
+        self.writer.flush()
 
     def close(self) -> None:
         """Close the events."""
-        self.writer.close()  # type: ignore[no-untyped-call]
+        self.writer.close()
 
 
 def _scalars(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:

@@ -142,9 +142,7 @@ class Search:
             logits = logits.to(self.device)
         names = tuple(modules[0].architecture_parameters())
         experts = Experts(
-            [module.to(self.device, memory_format=torch.channels_last) for module in modules],
-            names,
-            "classifier",  # type: ignore[call-overload]
+            [module.to(self.device).to(memory_format=torch.channels_last) for module in modules], names, "classifier"
         )
         architecture = settings.architecture
         return Learner(
@@ -191,8 +189,8 @@ class Search:
         shares = self.last_record.get("group_share", [1.0])
         least = 1 / (10 * len(shares))
         return [
-            f"expert {index} got {share:.1%} of the samples, under {least:.1%}: the grouping has all but collapsed; try "
-            "another seed, a larger gate.mutual_information or fewer experts"
+            f"expert {index} got {share:.1%} of the samples, under {least:.1%}: the grouping has all but collapsed; "
+            "try another seed, a larger gate.mutual_information or fewer experts"
             for index, share in enumerate(shares)
             if len(shares) > 1 and share < least
         ]

@@ -154,7 +154,7 @@ def experts_dot(experts: Sequence[CellGenotype], title: str) -> str:
     return str(graph.source)
 
 
-def draw_genotype(genotype: Genotype, out_dir: Path) -> Rendered:
+def draw_genotype(genotype: Genotype, out_dir: str | Path) -> Rendered:
     """Draw every cell of every expert, and all of them in one picture named `experts`.
 
     Raises:
@@ -167,6 +167,6 @@ def draw_genotype(genotype: Genotype, out_dir: Path) -> Rendered:
             title = f"{who}, {_NAMES[kind]}"
             texts[f"expert{number}-{kind}"] = cell_dot(expert.pairs(kind), expert.concat(kind), title)
     texts["experts"] = experts_dot(genotype.experts, genotype.name)
-    drawn = [render(text, out_dir / stem) for stem, text in texts.items()]
+    drawn = [render(text, Path(out_dir) / stem) for stem, text in texts.items()]
     paths = tuple(path for one in drawn for path in one.paths)
     return Rendered(paths, drawn[0].renderer, drawn[0].note)

@@ -30,9 +30,15 @@ class Console(Reporter):
         from rich.progress import TimeRemainingColumn as Left
 
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-            Left(), TextColumn("{task.fields[values]}"), console=self.console,
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            Left(),
+            TextColumn("{task.fields[values]}"),
+            console=self.console,
+        )
         self.task = self.bar.add_task(title, total=total_steps, completed=done_steps, values="")
         self.bar.start()
 

@@ -70,7 +70,11 @@ def alphas(search):
 
 
 def weights(search):
-    return [value for index in range(len(search.learner.experts)) for value in search.learner.experts.weights(index).values()]
+    return [
+        value
+        for index in range(len(search.learner.experts))
+        for value in search.learner.experts.weights(index).values()
+    ]
 
 
 @pytest.mark.parametrize("grouping", ["lbg", "dalbg"])
@@ -116,7 +120,9 @@ def test_evaluation_opens_the_test_split_once_and_after_training(tmp_path, monke
     opened = []
     original = stage.open_test
     evaluation = Evaluation(
-        EvaluationSettings(genotype="PC_DARTS_cifar", limit=40, epochs=1, batch_size=16, layers=3, channels=4, cutout=2),
+        EvaluationSettings(
+            genotype="PC_DARTS_cifar", limit=40, epochs=1, batch_size=16, layers=3, channels=4, cutout=2
+        ),
         tmp_path,
     )
     monkeypatch.setattr(stage, "open_test", lambda *a, **k: opened.append(evaluation.expert) or original(*a, **k))

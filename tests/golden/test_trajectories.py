@@ -61,18 +61,14 @@ def test_none_reproduces_the_reference_trajectory(float64, file, space, rate, wa
 @pytest.mark.parametrize("buffer", [0, 1])
 @pytest.mark.parametrize("unrolled", [0, 1])
 def test_architecture_gradients_equal_reference(float64, unrolled, buffer):
-    expected = reference.golden("golden_darts")[
-        f"architect.C4.L3.unrolled={unrolled}.momentum_buffer={buffer}"
-    ]
+    expected = reference.golden("golden_darts")[f"architect.C4.L3.unrolled={unrolled}.momentum_buffer={buffer}"]
     _, experts = start("darts", 4, 3, 1.0)
     learner = Learner(experts, None, None)
     train, validation = batch(1, [1, 2, 3, 4]), batch(2, [5, 6, 7, 8])
     sgd = Sgd(0.025, 0.9, 3e-4, clip=5)
     if buffer:
         learner.bilevel_step(train, validation, Levels(gate=Sgd(0.0), experts=sgd, architecture=False))
-    levels = Levels(
-        gate=Sgd(0.0), experts=sgd, hypergradient=FiniteDifference(0.01) if unrolled else FirstOrder()
-    )
+    levels = Levels(gate=Sgd(0.0), experts=sgd, hypergradient=FiniteDifference(0.01) if unrolled else FirstOrder())
     found, *_ = bilevel_gradients(experts, train, validation, levels, learner.expert_buffers.get(0))
     for gradient, wanted in zip(found.values(), expected["grads"], strict=True):
         reference.assert_summary(gradient, wanted)

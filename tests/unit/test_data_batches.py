@@ -34,9 +34,7 @@ def same(first: list[Batch], second: list[Batch]) -> bool:
     )
 
 
-@pytest.mark.parametrize(
-    ("count", "size", "kept", "dropped"), [(0, 4, 0, 0), (1, 4, 1, 0), (8, 4, 2, 2), (9, 4, 3, 2)]
-)
+@pytest.mark.parametrize(("count", "size", "kept", "dropped"), [(0, 4, 0, 0), (1, 4, 1, 0), (8, 4, 2, 2), (9, 4, 3, 2)])
 def test_num_steps(count: int, size: int, kept: int, dropped: int) -> None:
     assert (num_steps(count, size), num_steps(count, size, drop_last=True)) == (kept, dropped)
 
@@ -68,9 +66,9 @@ def test_every_sample_comes_once_in_the_order_of_the_epoch() -> None:
 def test_batches_are_normalised_padded_and_labelled() -> None:
     data = tiny()
     for batch in epoch(augment=False):
-        plain = (data.images(batch.ids) - torch.tensor([0.5, 0.25])[:, None, None]) / torch.tensor(
-            [0.25, 0.5]
-        )[:, None, None]
+        plain = (data.images(batch.ids) - torch.tensor([0.5, 0.25])[:, None, None]) / torch.tensor([0.25, 0.5])[
+            :, None, None
+        ]
         assert batch.images.shape[1:] == (2, 8, 8)
         assert torch.equal(batch.images[:, :, 1:7, 1:7], plain)
         assert torch.equal(batch.labels, data.labels[batch.ids])

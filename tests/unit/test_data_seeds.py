@@ -11,8 +11,7 @@ from lbgnas.data.seeds import derive_seed, generator
 
 def test_seed_is_the_same_in_every_process() -> None:
     code = (
-        "import sys; from lbgnas.data.seeds import derive_seed; "
-        "print(derive_seed(3, 'a', 4), 'torch' in sys.modules)"
+        "import sys; from lbgnas.data.seeds import derive_seed; print(derive_seed(3, 'a', 4), 'torch' in sys.modules)"
     )
     outputs = {
         subprocess.run(

@@ -25,13 +25,9 @@ RNG = np.random.default_rng(0)
 
 def test_checking_a_spec_does_not_import_torch() -> None:
     code = (
-        "import sys; from lbgnas.data.sources import check_spec; check_spec('cifar10:x'); "
-        "print('torch' in sys.modules)"
+        "import sys; from lbgnas.data.sources import check_spec; check_spec('cifar10:x'); print('torch' in sys.modules)"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-        == "False\n"
-    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "False\n"
 
 
 def test_specs() -> None:
@@ -157,9 +153,7 @@ def write_fashion(folder: Path, packed: bool) -> np.ndarray:
             ("labels-idx1", np.arange(first, 20).astype(np.uint8) % 10),
         ):
             name, content = f"{prefix}-{kind}-ubyte", idx(array)
-            (folder / (f"{name}.gz" if packed else name)).write_bytes(
-                gzip.compress(content) if packed else content
-            )
+            (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(content) if packed else content)
     return images
 
 
@@ -169,9 +163,7 @@ def write_fashion(folder: Path, packed: bool) -> np.ndarray:
 )
 def test_fashion_mnist_loads(tmp_path: Path, inside: str, packed: bool) -> None:
     images = (
-        write_fashion(tmp_path / "data" / inside, packed)
-        if inside != "."
-        else write_fashion(tmp_path / "data", packed)
+        write_fashion(tmp_path / "data" / inside, packed) if inside != "." else write_fashion(tmp_path / "data", packed)
     )
     spec = f"fashion-mnist:{tmp_path / 'data' / inside.split('/')[0]}"
     pool, test = open_pool(spec), open_test(spec)
@@ -182,9 +174,7 @@ def test_fashion_mnist_loads(tmp_path: Path, inside: str, packed: bool) -> None:
     assert open_pool(spec, image_size=14).images(torch.tensor([0])).shape == (1, 1, 14, 14)
 
 
-def test_fashion_mnist_is_looked_for_where_debian_puts_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fashion_mnist_is_looked_for_where_debian_puts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path / "debian")
     with pytest.raises(
         LbgnasError,
@@ -245,11 +235,7 @@ def python2_pickle(data: np.ndarray, labels: list[int], label_key: str) -> bytes
     """Write what Python 2 wrote: protocol 2, with byte strings for keys and for the array's memory."""
 
     def text(value: bytes) -> bytes:
-        return (
-            b"U" + bytes([len(value)]) + value
-            if len(value) < 256
-            else b"T" + struct.pack("<i", len(value)) + value
-        )
+        return b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + struct.pack("<i", len(value)) + value
 
     def number(value: int) -> bytes:
         return b"J" + struct.pack("<i", value)
@@ -268,13 +254,7 @@ def python2_pickle(data: np.ndarray, labels: list[int], label_key: str) -> bytes
         + number(0)
         + b"tb"
     )
-    array = (
-        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n"
-        + number(0)
-        + b"\x85"
-        + text(b"b")
-        + b"tR("
-    )
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n" + number(0) + b"\x85" + text(b"b") + b"tR("
     array += (
         number(1)
         + number(data.shape[0])
@@ -361,9 +341,7 @@ class Harmless:
 def test_pickles_that_name_anything_else_are_refused_and_not_run(tmp_path: Path, protocol: int) -> None:
     target = tmp_path / "owned"
     content = pickle.dumps({"data": Evil(target), "fine_labels": [1]}, protocol)
-    with pytest.raises(
-        LbgnasError, match=r"train: this file asks for .*; only numbers, text, lists, dicts and arrays"
-    ):
+    with pytest.raises(LbgnasError, match=r"train: this file asks for .*; only numbers, text, lists, dicts and arrays"):
         open_pool(cifar100_with(tmp_path, content))
     assert not target.exists()
     pickle.loads(content)
@@ -443,9 +421,7 @@ def test_folder_without_test_is_divided_always_alike(tmp_path: Path) -> None:
     pool, test = open_pool(spec, image_size=6), open_test(spec, image_size=6)
     assert torch.bincount(pool.labels).tolist() == [8, 16]
     assert torch.bincount(test.labels).tolist() == [2, 4]
-    every = {
-        image.numpy().tobytes() for data in (pool, test) for image in data.images(torch.arange(len(data)))
-    }
+    every = {image.numpy().tobytes() for data in (pool, test) for image in data.images(torch.arange(len(data)))}
     assert len(every) == 30
     assert open_pool(spec, image_size=6).fingerprint() == pool.fingerprint()
     assert "same 20 %" in pool.info.note

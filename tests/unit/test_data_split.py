@@ -66,9 +66,7 @@ def test_another_seed_gives_another_split() -> None:
 
 @pytest.mark.parametrize("portion", [0.0, 1.0, -1.0, float("nan")])
 def test_bad_portions_are_refused(portion: float) -> None:
-    with pytest.raises(
-        LbgnasError, match=r"train_portion: .* is not allowed; it must be above 0 and below 1"
-    ):
+    with pytest.raises(LbgnasError, match=r"train_portion: .* is not allowed; it must be above 0 and below 1"):
         make_split(data_of(LABELS), 0, portion)
 
 
@@ -125,9 +123,9 @@ def test_broken_split_files_are_refused(tmp_path: Path, content: bytes) -> None:
 def test_files_that_cannot_be_reached_are_named(tmp_path: Path) -> None:
     with pytest.raises(LbgnasError, match=r"none\.json: the split cannot be read \(No such file"):
         load_split(tmp_path / "none.json", data_of(LABELS))
-    with pytest.raises(LbgnasError, match=r"split\.json: the split cannot be written \(No such file"):
-        save_split(make_split(data_of(LABELS), 0), tmp_path / "no" / "split.json")
     (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(LbgnasError, match=r"split\.json: cannot be written \("):
+        save_split(make_split(data_of(LABELS), 0), tmp_path / "list.json" / "split.json")
     with pytest.raises(LbgnasError, match="this is not a split file"):
         load_split(tmp_path / "list.json", data_of(LABELS))
 

@@ -59,9 +59,7 @@ def test_cutout_equals_a_loop(length: int) -> None:
     for n in range(len(images)):
         y, x = int(centre_y[n]), int(centre_x[n])
         first_y, first_x = y - length // 2, x - length // 2
-        expected[
-            n, :, max(0, first_y) : max(0, first_y + length), max(0, first_x) : max(0, first_x + length)
-        ] = 0
+        expected[n, :, max(0, first_y) : max(0, first_y + length), max(0, first_x) : max(0, first_x + length)] = 0
     assert torch.equal(transforms.cutout(images, length, generator(0, "cutout")), expected)
 
 

@@ -130,9 +130,7 @@ def test_titles_name_the_expert_only_if_there_are_several(bare, tmp_path):
     draw_genotype(one, tmp_path / "one")
     draw_genotype(replace(one, experts=one.experts * 2, gate=gate), tmp_path / "two")
     assert "<B>DARTS_V2, normal cell</B>" in (tmp_path / "one" / "expert0-normal.gv").read_text("utf-8")
-    assert "<B>DARTS_V2, expert 1, reduction cell</B>" in (tmp_path / "two" / "expert1-reduce.gv").read_text(
-        "utf-8"
-    )
+    assert "<B>DARTS_V2, expert 1, reduction cell</B>" in (tmp_path / "two" / "expert1-reduce.gv").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -168,9 +168,7 @@ def test_agrees_with_fairlearn(seed):
     both(m.max_fpr, worst(fl.false_positive_rate))
     odds = fl.equalized_odds_difference(y, p, sensitive_features=a, agg="mean")
     assert close(m.deo_sum(y, p, sensitive_features=a), 2 * odds)
-    cells = fl.MetricFrame(
-        metrics=accuracy_score, y_true=y, y_pred=p, sensitive_features={"y": y, "a": a}
-    ).group_min()
+    cells = fl.MetricFrame(metrics=accuracy_score, y_true=y, y_pred=p, sensitive_features={"y": y, "a": a}).group_min()
     assert close(m.worst_group_accuracy(y, p, sensitive_features=a), cells)
 
 
@@ -208,9 +206,7 @@ def test_swapping_the_privileged_group_flips_the_sign(case):
 def test_negating_labels_swaps_the_rates(case):
     y, p, a = case
     tprd, fprd = quiet(m.tprd), quiet(m.fprd)
-    assert close(
-        tprd(1 - y, 1 - p, sensitive_features=a, pos_label=0), tprd(y, p, sensitive_features=a, pos_label=1)
-    )
+    assert close(tprd(1 - y, 1 - p, sensitive_features=a, pos_label=0), tprd(y, p, sensitive_features=a, pos_label=1))
     assert close(tprd(1 - y, 1 - p, sensitive_features=a), fprd(y, p, sensitive_features=a))
 
 
@@ -218,9 +214,7 @@ def test_negating_labels_swaps_the_rates(case):
 @given(samples(labels=3))
 def test_report_always_accounts_for_every_sample(case):
     y, p, a = case
-    report = fairness_report(
-        y, p, sensitive_features=a, label_names=["x", "y", "z"], attribute_names=["r", "s", "t"]
-    )
+    report = fairness_report(y, p, sensitive_features=a, label_names=["x", "y", "z"], attribute_names=["r", "s", "t"])
     assert len(report.cells) == 9
     assert sum(cell.count for cell in report.cells) == report.samples == len(y)
     assert close(sum(c.count * c.accuracy for c in report.cells if c.count), report.accuracy * len(y))
@@ -495,9 +489,7 @@ def test_names_of_string_groups_say_which_may_occur():
     assert [cell.attribute_name for cell in report.cells] == ["a", "b", "c"] * 2
     assert report.metrics == pytest.approx(GOLDEN)
     with pytest.raises(LbgnasError, match="cannot be read"):
-        fairness_report(
-            [1], [1], sensitive_features=torch.ones(1, requires_grad=True), attribute_names=["a", "b"]
-        )
+        fairness_report([1], [1], sensitive_features=torch.ones(1, requires_grad=True), attribute_names=["a", "b"])
 
 
 def test_bad_options_of_functions():

@@ -158,7 +158,7 @@ def test_save_is_atomic_and_leaves_nothing_else(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(LbgnasError, match=r"genotype\.json': cannot be written: No space left"):
+    with pytest.raises(LbgnasError, match=r"genotype\.json: cannot be written \(No space left"):
         save(replace(two_experts(), name="other"), path)
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == ["genotype.json"]
