@@ -153,7 +153,9 @@ def write_fashion(folder: Path, packed: bool) -> np.ndarray:
             ("labels-idx1", np.arange(first, 20).astype(np.uint8) % 10),
         ):
             name, content = f"{prefix}-{kind}-ubyte", idx(array)
-            (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(content) if packed else content)
+            (folder / (f"{name}.gz" if packed else name)).write_bytes(
+                gzip.compress(content, mtime=0) if packed else content
+            )
     return images
 
 
@@ -206,13 +208,13 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
         (LABELS, idx(np.full(20, 10, np.uint8)), "holds the label 10, allowed are 0 to 9"),
         (
             LABELS + ".gz",
-            gzip.compress(idx(np.zeros(20, np.uint8)))[:-9],
+            gzip.compress(idx(np.zeros(20, np.uint8)), mtime=0)[:-9],
             "cannot be read, it may be cut short",
         ),
         (LABELS + ".gz", b"text", "cannot be read, it may be cut short"),
         (
             LABELS + ".gz",
-            gzip.compress(b"abc" * 100)[:12] + b"\xff" * 30,
+            gzip.compress(b"abc" * 100, mtime=0)[:12] + b"\xff" * 30,
             "cannot be read, it may be cut short",
         ),
     ],
