@@ -43,10 +43,6 @@ class Base:
     architecture_rate: float
     warmup: float = 0.0
 
-    def learns_architecture(self, epoch: int, epochs: int) -> bool:
-        """Return whether A moves in this epoch, counted from 0."""
-        return epoch >= round(self.warmup * epochs)
-
 
 def find_base(name: str) -> Base:
     """Return the base of that name.

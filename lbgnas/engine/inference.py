@@ -18,14 +18,12 @@ class Answers(NamedTuple):
     Attributes:
         gate: f(x; T), (N, K).
         routed: logits of each sample's own expert, (N, classes).
-        mixture: sum_k f_k softmax(logits_k), (N, classes), or None where only the own expert was asked.
-        experts: logits of every expert, (N, K, classes), or None likewise.
+        experts: logits of every expert, (N, K, classes), or None where only the own expert was asked.
         labels: (N,).
     """
 
     gate: Tensor
     routed: Tensor
-    mixture: Tensor | None
     experts: Tensor | None
     labels: Tensor
 
@@ -101,10 +99,7 @@ def answers(
     for module, mode in zip(modules, training, strict=True):
         module.train(mode)
     probs, routed, every, labels = (torch.cat(part) for part in zip(*seen, strict=True))
-    if not all_experts:
-        return Answers(probs, routed, None, None, labels)
-    mixture = (probs[:, :, None] * every.softmax(-1)).sum(1)
-    return Answers(probs, routed, mixture, every, labels)
+    return Answers(probs, routed, every if all_experts else None, labels)
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> float:
