@@ -4,95 +4,151 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from lbgnas.config import Settings, load_preset, merged, read_yaml, validated
+from lbgnas.config import Settings, load_preset, merged, preset_names, read_yaml, validated
 from lbgnas.errors import LbgnasError, unknown
 
 if TYPE_CHECKING:
     import torch
 
-Options = TypeVar("Options", bound=Settings)
+Schema = TypeVar("Schema", bound=Settings)
 
 
-def parse(options: type[Options], section: Literal["search", "evaluation"], argv: Sequence[str]) -> Options:
-    """Return the options: a preset's, overlaid by --config, overlaid by flags.
+@dataclass(frozen=True)
+class RunFlags:
+    """Where a run lies and what it runs on: nothing that changes its result."""
+
+    out: Path | None
+    resume: Path | None
+    device: str
+    threads: int | None
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are `LbgnasError`s."""
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(usage="%(prog)s [--flag value ...]", description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print and exit with."""
+        flag, _, reason = message.removeprefix("argument ").partition(": ")
+        if reason == "expected one argument":
+            message = f"{flag}: a value is missing after it"
+        raise LbgnasError(message)
+
+    def parsed(self, argv: Sequence[str]) -> dict[str, Any]:
+        """Return the values given, by flag.
+
+        Raises:
+            LbgnasError: for an unknown flag (with the nearest one) or a missing value.
+        """
+        given, rest = self.parse_known_args(list(argv))
+        if rest:
+            if not rest[0].startswith("-"):
+                raise LbgnasError(f"{rest[0]!r} has no place; settings are given as --name value")
+            known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+            raise unknown("flag", rest[0].partition("=")[0], known)
+        return vars(given)
+
+
+def parse(
+    schema: type[Schema], section: Literal["search", "evaluation"], argv: Sequence[str], about: str
+) -> tuple[Schema, RunFlags]:
+    """Return settings (a preset's, overlaid by --config, overlaid by flags) and the flags of the run.
 
     Raises:
         LbgnasError: for unknown presets, keys and values, and for --resume beside settings.
     """
-    import tyro
-
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--preset", default="quick")
-    early.add_argument("--config", type=Path)
-    early.add_argument("--resume")
+    for name in ("--preset", "--config"):
+        early.add_argument(name, nargs="?")
     known, _ = early.parse_known_args(list(argv))
-    values: dict[str, Any] = load_preset(known.preset, section)
+    preset = known.preset or "quick"
+    values: dict[str, Any] = load_preset(preset, section)
     if known.config is not None:
-        values = merged(values, read_yaml(known.config))
-    default = validated(options, values, str(known.config or f"preset {known.preset}"))
-    _check_flags(options, argv, values)
-    if known.resume is not None:
-        _check_resume(argv)
-    return tyro.cli(options, args=list(argv), default=default, description=options.__doc__)
-
-
-def _flags(argv: Sequence[str]) -> list[tuple[str, str | None]]:
-    pairs: list[tuple[str, str | None]] = []
-    for position, arg in enumerate(argv):
-        if arg.startswith("--"):
-            name, equals, value = arg[2:].partition("=")
-            following = argv[position + 1] if position + 1 < len(argv) else None
-            pairs.append((name.replace("-", "_"), value if equals else following))
-    return pairs
-
-
-def _flag(path: Sequence[str]) -> str:
-    return "--" + ".".join(path).replace("_", "-")
-
-
-def _paths(schema: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for name, field in schema.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from _paths(inner, (*above, name))
-        else:
-            yield (*above, name)
-
-
-def _check_flags(options: type[Settings], argv: Sequence[str], below: Mapping[str, Any]) -> None:
-    """Refuse unknown flags and values out of range in the words of the config files."""
-    known = {_flag(path): path for path in _paths(options)}
-    for name, value in _flags(argv):
-        flag = _flag([name])
-        if flag == "--help":
-            continue
-        if flag not in known:
-            raise unknown("flag", flag, known)
-        if value is None or value.startswith("--"):
-            raise LbgnasError(f"{flag}: a value is missing after it")
+        values = merged(values, read_yaml(Path(known.config)))
+    default = validated(schema, values, known.config or f"preset {preset}")
+    parser = Parser(about)
+    run = parser.add_argument_group("run")
+    _add(run, "--preset", "NAME", f"settings to start from: {', '.join(preset_names())} (default: quick)")
+    _add(run, "--config", "FILE", "YAML file of settings, such as config.yaml of a run folder; wins over the preset")
+    _add(run, "--out", "FOLDER", "folder of the run (default: a new one in runs/)")
+    _add(run, "--resume", "FOLDER", "folder of a stopped run to go on with")
+    _add(run, "--device", "NAME", "auto, cpu, cuda or cuda:N (default: auto)")
+    _add(run, "--threads", "N", "CPU threads (default: all)")
+    _add_settings(parser, schema, default, ())
+    given = parser.parsed(argv)
+    flags = {name.removeprefix("--"): given.pop(name, None) for name in _RUN_FLAGS}
+    for flag, value in given.items():
         nested: Any = None if value == "None" else value
-        for part in reversed(known[flag]):
+        for part in reversed(flag.removeprefix("--").replace("-", "_").split(".")):
             nested = {part: nested}
-        validated(options, merged(below, nested), "command line")
+        values = merged(values, nested)
+        default = validated(schema, values, "command line")
+    if flags["resume"] is not None:
+        for flag in (*given, *(f"--{name}" for name in ("preset", "config", "out") if flags[name] is not None)):
+            raise LbgnasError(f"{flag}: a resumed run keeps its own settings; leave it out beside --resume")
+    return default, RunFlags(
+        out=_path(flags["out"]),
+        resume=_path(flags["resume"]),
+        device=flags["device"] or "auto",
+        threads=_threads(flags["threads"]),
+    )
 
 
-def _check_resume(argv: Sequence[str]) -> None:
-    for name, _ in _flags(argv):
-        if name not in ("resume", "device", "threads"):
-            flag = name.replace("_", "-")
-            raise LbgnasError(f"--{flag}: a resumed run keeps its own settings; leave it out beside --resume")
+_RUN_FLAGS = ("--preset", "--config", "--out", "--resume", "--device", "--threads")
 
 
-def settings_of(options: Settings, schema: type[Options]) -> Options:
-    """Return the settings alone, without the flags of the run."""
-    values = {name: getattr(options, name) for name in schema.model_fields}
-    return schema(**values)
+def _path(given: str | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _threads(given: str | None) -> int | None:
+    if given is None:
+        return None
+    if not given.isdecimal() or int(given) < 1:
+        raise LbgnasError(f"--threads {given}: a whole number from 1 is allowed")
+    return int(given)
+
+
+def _add(group: argparse._ArgumentGroup, flag: str, metavar: str, about: str) -> None:
+    group.add_argument(flag, dest=flag, metavar=metavar, default=argparse.SUPPRESS, help=about.replace("%", "%%"))
+
+
+def _add_settings(parser: Parser, schema: type[BaseModel], default: BaseModel, above: tuple[str, ...]) -> None:
+    group = parser.add_argument_group(".".join(above) or "settings", schema.__doc__ if above else None)
+    nested = []
+    for name, field in schema.model_fields.items():
+        value = getattr(default, name)
+        if isinstance(value, BaseModel):
+            nested.append((type(value), value, (*above, name)))
+            continue
+        shown = "" if value in (None, "") else f"(default: {value})"
+        flag = "--" + ".".join((*above, name)).replace("_", "-")
+        _add(group, flag, _metavar(field), f"{field.description or ''} {shown}".strip())
+    for inner in nested:
+        _add_settings(parser, *inner)
+
+
+def _metavar(field: FieldInfo) -> str:
+    kinds = [kind for kind in (get_args(field.annotation) or (field.annotation,)) if kind is not type(None)]
+    choices = list(_literals(field.annotation))
+    if choices:
+        return "{" + ",".join(choices) + "}"
+    return {int: "INT", float: "FLOAT"}.get(kinds[0], "TEXT")
+
+
+def _literals(annotation: Any) -> Iterator[str]:
+    for part in get_args(annotation):
+        yield from [part] if isinstance(part, str) else _literals(part)
 
 
 def start_torch(device: str, threads: int | None) -> torch.device:

@@ -4,37 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
 
-from lbgnas.cli import guarded, parse, settings_of, start_torch
+from lbgnas.cli import guarded, parse, start_torch
 from lbgnas.config import EvaluationSettings, read_yaml, to_yaml, validated
 from lbgnas.errors import LbgnasError
 
 
-class EvaluationOptions(EvaluationSettings):
-    """Evaluate a genotype: each expert trains on the samples the gate gives it; the test split is opened once."""
-
-    preset: Literal["quick", "paper-cifar"] = "quick"
-    """Settings to start from; --config and flags win over it."""
-    config: Path | None = None
-    """YAML file of settings, such as config.yaml of a run folder; flags win over it."""
-    out: Path | None = None
-    """Folder of the run; by default a new one in runs/."""
-    resume: Path | None = None
-    """Folder of a stopped run to go on with."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    threads: int | None = None
-    """CPU threads; by default all."""
-
-
 def run(argv: Sequence[str]) -> None:
     """Parse, train, measure, print."""
-    options = parse(EvaluationOptions, "evaluation", argv)
-    if options.resume is None and not options.genotype:
+    settings, flags = parse(EvaluationSettings, "evaluation", argv, __doc__)
+    if flags.resume is None and not settings.genotype:
         raise LbgnasError("--genotype: needed; a file that a search wrote, or the name of a published one (DARTS_V2)")
-    device = start_torch(options.device, options.threads)
+    device = start_torch(flags.device, flags.threads)
     import torch
 
     from lbgnas.engine.evaluate import Evaluation
@@ -43,16 +24,15 @@ def run(argv: Sequence[str]) -> None:
     from lbgnas.genotype import load, resolve
     from lbgnas.report.progress import Console
 
-    if options.resume is not None:
-        folder = existing_folder(options.resume)
+    if flags.resume is not None:
+        folder = existing_folder(flags.resume)
         settings = validated(EvaluationSettings, read_yaml(folder / CONFIG), str(folder / CONFIG))
     else:
-        settings = settings_of(options, EvaluationSettings)
         genotype = load(resolve(settings.genotype))
-        folder = new_folder(options.out, f"evaluate-{genotype.name}")
+        folder = new_folder(flags.out, f"evaluate-{genotype.name}")
     console = Console()
-    evaluation = Evaluation(settings, folder, device, resume=options.resume is not None, report=console)
-    if options.resume is None:
+    evaluation = Evaluation(settings, folder, device, resume=flags.resume is not None, report=console)
+    if flags.resume is None:
         write_text(folder / CONFIG, to_yaml(settings))
     write_environment(folder, str(device), torch.get_num_threads())
     measures = evaluation.run()

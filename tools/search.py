@@ -4,34 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
 
-from lbgnas.cli import guarded, parse, settings_of, start_torch
+from lbgnas.cli import guarded, parse, start_torch
 from lbgnas.config import SearchSettings, read_yaml, to_yaml, validated
-
-
-class SearchOptions(SearchSettings):
-    """Search architectures: experts, gate and grouping are learned together; ends in a genotype file."""
-
-    preset: Literal["quick", "paper-cifar"] = "quick"
-    """Settings to start from; --config and flags win over it."""
-    config: Path | None = None
-    """YAML file of settings, such as config.yaml of a run folder; flags win over it."""
-    out: Path | None = None
-    """Folder of the run; by default a new one in runs/."""
-    resume: Path | None = None
-    """Folder of a stopped run to go on with."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    threads: int | None = None
-    """CPU threads; by default all."""
 
 
 def run(argv: Sequence[str]) -> None:
     """Parse, search, print."""
-    options = parse(SearchOptions, "search", argv)
-    device = start_torch(options.device, options.threads)
+    settings, flags = parse(SearchSettings, "search", argv, __doc__)
+    device = start_torch(flags.device, flags.threads)
     import torch
 
     from lbgnas.engine.run_folder import CONFIG, existing_folder, new_folder, write_environment
@@ -39,16 +20,15 @@ def run(argv: Sequence[str]) -> None:
     from lbgnas.files import write_text
     from lbgnas.report.progress import Console
 
-    if options.resume is not None:
-        folder = existing_folder(options.resume)
+    if flags.resume is not None:
+        folder = existing_folder(flags.resume)
         settings = validated(SearchSettings, read_yaml(folder / CONFIG), str(folder / CONFIG))
     else:
-        settings = settings_of(options, SearchSettings)
         name = settings.data.partition(":")[0]
-        folder = new_folder(options.out, f"search-{name}-{settings.base}-{settings.grouping}-seed{settings.seed}")
+        folder = new_folder(flags.out, f"search-{name}-{settings.base}-{settings.grouping}-seed{settings.seed}")
     console = Console()
-    search = Search(settings, folder, device, resume=options.resume is not None, report=console)
-    if options.resume is None:
+    search = Search(settings, folder, device, resume=flags.resume is not None, report=console)
+    if flags.resume is None:
         write_text(folder / CONFIG, to_yaml(settings))
     write_environment(folder, str(device), torch.get_num_threads())
     console.say(search.summary())
