@@ -8,38 +8,6 @@ from lbgnas.networks.stacked import StackedNetwork
 from tests.golden import reference
 
 
-def operation(name, op_name, module):
-    if op_name.startswith(("sep", "dil")):
-        for i in (1, 2, 5, 6):
-            if i < len(module):
-                yield f"{name}.op.{i}.weight", module[i].weight
-        for i in (3, 7):
-            if i < len(module):
-                yield from reference.norm(f"{name}.op.{i}", module[i])
-    elif op_name == "skip_connect" and hasattr(module, "conv_1"):
-        yield from reference.reduce(name, module)
-
-
-def stacked(net, genotype):
-    yield from reference.stem(net.stem, net.stem_kind)
-    for i, cell in enumerate(net.cells):
-        yield from reference.preprocess(f"cells.{i}.preprocess0", cell.preprocess0)
-        yield from reference.preprocess(f"cells.{i}.preprocess1", cell.preprocess1)
-        pairs = genotype.reduce if i in {net.num_cells // 3, 2 * net.num_cells // 3} else genotype.normal
-        for m, (op_name, _) in enumerate(pairs):
-            yield from operation(f"cells.{i}._ops.{m}", op_name, cell.operations[m])
-    head = net.auxiliary_head
-    yield "auxiliary_head.features.2.weight", head.conv_1.weight
-    yield from reference.norm("auxiliary_head.features.3", head.norm_1)
-    yield "auxiliary_head.features.5.weight", head.conv_2.weight
-    if hasattr(head.norm_2, "running_mean"):
-        yield from reference.norm("auxiliary_head.features.6", head.norm_2)
-    yield "auxiliary_head.classifier.weight", head.classifier.weight
-    yield "auxiliary_head.classifier.bias", head.classifier.bias
-    yield "classifier.weight", net.classifier.weight
-    yield "classifier.bias", net.classifier.bias
-
-
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 @pytest.mark.parametrize(
     ("file", "name"),
@@ -55,7 +23,7 @@ def test_network_equals_reference(float64, file, name, stem):
     expected = reference.golden(file)[key]
     genotype = published(name).experts[0]
     net = StackedNetwork(genotype, 8 if stem == "cifar" else 6, 16, 10, auxiliary=True, stem=stem)
-    reference.fill(stacked(net, genotype))
+    reference.fill(net)
     x = reference.images(0, size=32 if stem == "cifar" else 224)
     net.eval()
     logits, auxiliary = net(x)

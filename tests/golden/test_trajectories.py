@@ -19,7 +19,7 @@ from tests.golden import reference
 
 def start(space, channels, cells, scale):
     net = Supernet(load_space(space), cells, channels, 10)
-    reference.fill(reference.supernet(net))
+    reference.fill(net)
     reference.arch_values(net, scale)
     return net.train(), Experts([net], architecture=net.architecture_parameters())
 
