@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from lbgnas.errors import LbgnasError, unknown
 from lbgnas.registry import CANDIDATES, candidate_names
 
-__all__ = ["CANDIDATES", "SearchSpace", "edge_index", "load_space", "space_names"]
+__all__ = ["CANDIDATES", "SearchSpace", "edge_index", "load_space", "space_from", "space_names"]
 
 Kind = Literal["normal", "reduce"]
 KINDS: tuple[Kind, Kind] = ("normal", "reduce")
@@ -194,13 +195,26 @@ def load_space(name_or_path: str) -> SearchSpace:
         raise LbgnasError(f"{path}: cannot be read as YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(raw, dict):
         raise LbgnasError(f"{path}: holds no mapping of settings")
+    return space_from(raw, str(path))
+
+
+def space_from(description: Mapping[str, Any], where: str) -> SearchSpace:
+    """Return the space that a mapping describes.
+
+    Args:
+        description: the fields of `SearchSpace`.
+        where: what to call it in a message.
+
+    Raises:
+        LbgnasError: for a space that does not fit together.
+    """
     try:
-        return SearchSpace(**raw)
+        return SearchSpace(**description)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise unknown("key", place, SearchSpace.model_fields, str(path)) from None
+            raise unknown("key", place, SearchSpace.model_fields, where) from None
         raise LbgnasError(
-            f"{path}: {place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
+            f"{where}: {place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
         ) from None

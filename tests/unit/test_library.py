@@ -23,7 +23,11 @@ def test_readme_example_runs(tmp_path, monkeypatch, capsys):
         "search": {"limit": 40, "epochs": 1, "batch_size": 10, "network": {"cells": 3, "channels": 8}},
         "evaluation": {"epochs": 1, "batch_size": 16, "network": {"cells": 3, "channels": 4}},
     }
-    monkeypatch.setattr(api, "load_preset", lambda name, section: merged(load_preset(name, section), fewer[section]))
+
+    def load_fewer(name, section, base=None):
+        return merged(load_preset(name, section, base), fewer[section])
+
+    monkeypatch.setattr(api, "load_preset", load_fewer)
     monkeypatch.chdir(tmp_path)
     (code,) = blocks("README.md")
     assert len(code.strip().splitlines()) <= 10
