@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from lbgnas import registry
 from tests.small import ROOT
 
 
@@ -36,7 +37,16 @@ def test_readme_example_runs(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.rglob("expert0-normal.svg"))
 
 
-@pytest.mark.parametrize("page", ["docs/extending.md"])
+@pytest.fixture
+def _own_operations_forgotten():
+    yield
+    for name in registry.OWN:
+        del registry.ABBREVIATIONS[name]
+    registry.OWN.clear()
+
+
+@pytest.mark.parametrize("page", ["docs/extending.md", "docs/bases.md"])
+@pytest.mark.usefixtures("_own_operations_forgotten")
 def test_docs_examples_run(page):
     found = blocks(page)
     assert found
