@@ -71,7 +71,21 @@ class ArchitectureSettings(Settings):
     """Share of the epochs with A frozen; None: the base's own."""
 
 
-class SearchSettings(Settings):
+class DataOptions(Settings):
+    """What some data sets can be told beside name and size; None keeps their own default."""
+
+    rho: float | None = Field(None, ge=0, le=1)
+    """P(attribute = label) in the pool of coloured-fashion-mnist, marked-fashion-mnist, coloured-cifar10."""
+    balanced: float | None = Field(None, ge=0, lt=1)
+    """Share of their pool, all in the validation half of a search, where the attribute tells nothing of the label."""
+
+    @property
+    def options(self) -> DataOptions:
+        """These options alone."""
+        return DataOptions(**{name: getattr(self, name) for name in DataOptions.model_fields})
+
+
+class SearchSettings(DataOptions):
     """Everything a search depends on."""
 
     base: Literal["darts", "pcdarts"] = "darts"
@@ -89,7 +103,7 @@ class SearchSettings(Settings):
     adaptation_weight: float = Field(0.1, ge=0)
     """lambda."""
     data: str = "coloured-digits"
-    """NAME or NAME:PATH; coloured-digits, fashion-mnist, cifar10, cifar100, folder."""
+    """NAME or NAME:PATH; docs/data.md lists the names."""
     image_size: int | None = Field(None, ge=8, le=1024)
     """Resize images to this side."""
     limit: int | None = Field(None, ge=20)
@@ -109,13 +123,13 @@ class SearchSettings(Settings):
         return 1 if self.grouping == "none" else self.num_experts
 
 
-class EvaluationSettings(Settings):
+class EvaluationSettings(DataOptions):
     """Everything the training of a genotype's networks depends on."""
 
     genotype: str = ""
     """A genotype file, or the name of a published one."""
     data: str | None = None
-    """NAME or NAME:PATH; by default what the search used."""
+    """NAME or NAME:PATH; by default what the search used, with its options."""
     image_size: int | None = Field(None, ge=8, le=1024)
     """Resize images to this side; by default as in the search."""
     limit: int | None = Field(None, ge=20)

@@ -33,6 +33,7 @@ class DataInfo:
         crop_padding: pixels of zero padding before the random crop; 0 for none.
         flip: whether a mirrored image keeps its label.
         attribute_name: what the sensitive attribute is, or None when there is none.
+        attribute_values: names of its values 0, 1, ...; empty where they have none.
         note: what a reader of results must be told, such as that an attribute is synthetic.
     """
 
@@ -46,6 +47,7 @@ class DataInfo:
     crop_padding: int = 0
     flip: bool = False
     attribute_name: str | None = None
+    attribute_values: tuple[str, ...] = ()
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -60,12 +62,14 @@ class DataInfo:
 class ImageData(Protocol):
     """What the engine asks of a data set; sample ids are 0 to `len(data) - 1`.
 
-    `attribute` is for metrics only: it never reaches a batch.
+    `attribute` is for metrics only: it never reaches a batch. `for_validation` says which samples a search must
+    keep in its validation half; None where any may be in either.
     """
 
     info: DataInfo
     labels: torch.Tensor
     attribute: torch.Tensor | None
+    for_validation: torch.Tensor | None
 
     def __len__(self) -> int: ...
 
@@ -94,6 +98,7 @@ class TensorImages:
         labels: (N,), whole numbers from 0 to `info.num_classes - 1`.
         info: must agree with the images' channels and size.
         attribute: (N,), whole numbers from 0, or None.
+        for_validation: (N,), bool, or None.
 
     Raises:
         LbgnasError: a shape, type or value that is not as above, with the first bad sample id.
@@ -105,14 +110,16 @@ class TensorImages:
         labels: torch.Tensor,
         info: DataInfo,
         attribute: torch.Tensor | None = None,
+        for_validation: torch.Tensor | None = None,
     ) -> None:
         check_pixels(images, info.channels, info.size, info.name)
         self.info = info
-        self._pixels = images.detach().cpu().contiguous()
+        self.pixels = images.detach().cpu().contiguous()
         self.labels = whole_numbers(labels, len(images), info.num_classes, f"{info.name}: label")
         self.attribute = None
         if attribute is not None:
             self.attribute = whole_numbers(attribute, len(images), None, f"{info.name}: attribute")
+        self.for_validation = for_validation
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -122,22 +129,24 @@ class TensorImages:
 
     def images(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the images of `ids`, (B, C, H, W), float32 in [0, 1]."""
-        chosen = self._pixels[checked_ids(ids, len(self))]
+        chosen = self.pixels[checked_ids(ids, len(self))]
         return chosen.float().div_(255) if chosen.dtype == torch.uint8 else chosen.float()
 
     def select(self, ids: torch.Tensor) -> TensorImages:
         """Return the data set of these samples only, numbered anew from 0."""
         ids = checked_ids(ids, len(self))
-        attribute = None if self.attribute is None else self.attribute[ids]
-        return TensorImages(self._pixels[ids], self.labels[ids], self.info, attribute)
+        attribute, held = (None if part is None else part[ids] for part in (self.attribute, self.for_validation))
+        return TensorImages(self.pixels[ids], self.labels[ids], self.info, attribute, held)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) over the name, and the shape and bytes of images, labels and attribute."""
         digest = hashlib.sha256(self.info.name.encode())
-        for tensor in (self._pixels, self.labels, self.attribute):
+        for tensor in (self.pixels, self.labels, self.attribute):
             digest.update(b"none" if tensor is None else f"{tensor.dtype}{tuple(tensor.shape)}".encode())
             if tensor is not None:
                 digest.update(tensor.view(torch.uint8).flatten().numpy().data)
+        if self.for_validation is not None:
+            digest.update(b"for validation" + self.for_validation.numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -159,6 +168,7 @@ class FolderImages:
     """
 
     attribute: torch.Tensor | None = None
+    for_validation: torch.Tensor | None = None
 
     def __init__(self, root: Path, size: int, name: str = "folder", workers: int = 4) -> None:
         files = class_files(root)

@@ -67,7 +67,19 @@ def make_split(data: ImageData, seed: int, train_portion: float = 0.5) -> Split:
     """
     if not 0 < train_portion < 1:
         raise LbgnasError(f"train_portion: {train_portion} is not allowed; it must be above 0 and below 1")
-    train, validation = stratified_halves(data.labels, train_portion, generator(seed, "split"))
+    free = torch.arange(len(data))
+    if data.for_validation is not None:
+        free = (~data.for_validation).nonzero().squeeze(1)
+    # The portion is of the whole pool; what must be in the validation half only leaves fewer to choose from.
+    portion = train_portion * len(data) / max(len(free), 1)
+    if portion > 1:
+        raise LbgnasError(
+            f"train_portion: {train_portion} of {len(data)} samples is more than the {len(free)} that are not kept "
+            "for the validation half"
+        )
+    chosen, _ = stratified_halves(data.labels[free], portion, generator(seed, "split"))
+    train = free[chosen]
+    validation = (~torch.isin(torch.arange(len(data)), train)).nonzero().squeeze(1)
     if not len(train) or not len(validation):
         empty = "training" if not len(train) else "validation"
         raise LbgnasError(f"train_portion: {train_portion} of {len(data)} samples leaves the {empty} half empty")

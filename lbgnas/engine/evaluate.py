@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save
 
-from lbgnas.config import EvaluationSettings, validated
+from lbgnas.config import DataOptions, EvaluationSettings, validated
 from lbgnas.data.batches import Batch, batches, num_steps
 from lbgnas.data.seeds import derive_seed
 from lbgnas.data.sources import open_pool, open_test
@@ -65,7 +65,7 @@ class Evaluation:
         gate = load_gate(path, self.genotype)
         self.gate = None if gate is None else gate.to(self.device)
         searched = self.genotype.provenance.get("settings")
-        names = ("data", "image_size", "limit")
+        names = ("data", "image_size", "limit", *DataOptions.model_fields)
         inherited = (
             {name: searched[name] for name in names if name in searched} if isinstance(searched, Mapping) else {}
         )
@@ -73,7 +73,12 @@ class Evaluation:
         self.spec = settings.data or before.data or "coloured-digits"
         self.image_size = settings.image_size or before.image_size
         self.limit = settings.limit or before.limit
-        self.data = open_pool(self.spec, image_size=self.image_size, limit=self.limit)
+        # Options belong to a data set: other data do not inherit them.
+        inherits = settings.data is None or settings.data == before.data
+        self.options = DataOptions(
+            **(before.options.model_dump() if inherits else {}) | settings.options.model_dump(exclude_none=True)
+        )
+        self.data = open_pool(self.spec, image_size=self.image_size, limit=self.limit, options=self.options)
         info = self.data.info
         if gate is not None and gate.record["in_channels"] != info.channels:
             raise LbgnasError(
@@ -296,7 +301,7 @@ class Evaluation:
         for index, network in enumerate(self.networks):
             content = save({n: v.detach().cpu().contiguous() for n, v in network.state_dict().items()})
             write_bytes(self.folder / f"expert{index}.safetensors", content)
-        test = open_test(self.spec, image_size=self.image_size, limit=self.limit)
+        test = open_test(self.spec, image_size=self.image_size, limit=self.limit, options=self.options)
         found = answers(self.gate, self.networks, test, torch.arange(len(test)), self.device, all_experts=True)
         measures = measure(found, test, self.networks, self.gate, [len(rows) for rows in self.own], self.trained)
         write_text(self.folder / RESULTS, json.dumps(measures.to_dict(), indent=1))

@@ -171,7 +171,7 @@ def measure(
         for name, predicted in (("routed", routed), ("mixture", mixture)):
             fairness[name] = fairness_report(
                 found.labels.numpy(), predicted.numpy(), sensitive_features=test.attribute.numpy(),
-                label_names=test.info.class_names,
+                label_names=test.info.class_names, attribute_names=test.info.attribute_values or None,
             )  # fmt: skip
     return Measures(
         routed=float(right.float().mean()),

@@ -88,7 +88,9 @@ class Search:
         self.report = report or Reporter()
         self.base: Base = find_base(settings.base)
         self.space: SearchSpace = load_space(self.base.space)
-        self.data: ImageData = open_pool(settings.data, image_size=settings.image_size, limit=settings.limit)
+        self.data: ImageData = open_pool(
+            settings.data, image_size=settings.image_size, limit=settings.limit, options=settings.options
+        )
         self.cells = expert_cells(settings.network.cells, settings.experts)
         self._check()
         split_path = folder / SPLIT
