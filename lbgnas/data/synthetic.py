@@ -63,7 +63,7 @@ def drained(pixels: torch.Tensor, colourful: torch.Tensor) -> torch.Tensor:
     """Return RGB bytes (N, 3, H, W), made grey (luma) where `colourful` is 0."""
     weights = torch.tensor(_LUMA)[:, None, None]
     result = pixels.clone()
-    for rows in torch.split((colourful == 0).nonzero().squeeze(1), 1024):  # type: ignore[no-untyped-call]
+    for rows in torch.split((colourful == 0).nonzero().squeeze(1), 1024):
         luma = (pixels[rows].float() * weights).sum(1, keepdim=True).round().clamp(0, 255).byte()
         result[rows] = luma.expand(-1, 3, -1, -1)
     return result
