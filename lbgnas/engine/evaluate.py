@@ -20,7 +20,7 @@ from lbgnas.data.transforms import padded_size
 from lbgnas.engine.checkpoint import load_checkpoint, save_checkpoint
 from lbgnas.engine.inference import answers, gate_groups
 from lbgnas.engine.interrupts import Interrupted, Interrupts
-from lbgnas.engine.measures import Measures, measure
+from lbgnas.engine.measures import Measures, measure, predictions_csv
 from lbgnas.engine.reporting import Reporter
 from lbgnas.engine.result import load_gate
 from lbgnas.engine.run_folder import CHECKPOINT, Metrics
@@ -34,7 +34,7 @@ from lbgnas.networks.layout import check_size
 from lbgnas.networks.sizing import expert_size
 from lbgnas.networks.stacked import StackedNetwork
 
-RESULTS = "results.json"
+RESULTS, PREDICTIONS = "results.json", "predictions.csv"
 
 
 class Evaluation:
@@ -305,5 +305,6 @@ class Evaluation:
         found = answers(self.gate, self.networks, test, torch.arange(len(test)), self.device, all_experts=True)
         measures = measure(found, test, self.networks, self.gate, [len(rows) for rows in self.own], self.trained)
         write_text(self.folder / RESULTS, json.dumps(measures.to_dict(), indent=1))
+        write_text(self.folder / PREDICTIONS, predictions_csv(found, test, self.trained))
         write_text(self.folder / "results.md", measures.to_markdown())
         return measures
