@@ -15,6 +15,7 @@ from lbgnas.files import write_text
 
 NO_PLOT = "no plot, for matplotlib was not found: pip install 'lbgnas[report]'"
 _PLOTTED = ("dp", "deo_sum", "deo_max", "deo_opp", "tprd", "fprd", "worst_group_accuracy")
+_MOST_CELLS = 16
 
 
 def write_audit(
@@ -102,7 +103,7 @@ def picture(title: str, reports: Mapping[str, FairnessReport]) -> str | None:
             _draw_cells(left, report)
             _draw_metrics(right, report)
             left.set_ylabel(name)
-        axes[-1][0].set_xlabel("accuracy of label and group (count)")
+        axes[-1][0].set_xlabel(f"accuracy of label and group (count), the {_MOST_CELLS} lowest at most")
         axes[-1][1].set_xlabel("metric" + (", interval" if any(r.intervals for r in reports.values()) else ""))
         figure.suptitle(title)
         out = io.StringIO()
@@ -111,7 +112,7 @@ def picture(title: str, reports: Mapping[str, FairnessReport]) -> str | None:
 
 
 def _draw_cells(axis: Any, report: FairnessReport) -> None:
-    cells = [cell for cell in report.cells if cell.count]
+    cells = sorted((cell for cell in report.cells if cell.count), key=lambda cell: cell.accuracy)[:_MOST_CELLS]
     names = [f"{cell.label_name}, {cell.attribute_name} ({cell.count})" for cell in cells]
     groups = list(dict.fromkeys(cell.attribute_name for cell in report.cells))
     colours = [f"C{groups.index(cell.attribute_name) % 10}" for cell in cells]
@@ -131,7 +132,8 @@ def _draw_metrics(axis: Any, report: FairnessReport) -> None:
             axis.plot([found.low, found.high], [row, row], color="0.6", linewidth=3, solid_capstyle="butt")
         axis.plot([value], [row], "o", color="C0")
     axis.set_yticks(range(len(values)), list(values), fontsize=7)
-    axis.set_xlim(0, max(1.0, *(value for value in values.values() if not math.isnan(value))) * 1.02)
+    ends = [*values.values(), *(report.intervals[name].high for name in values if name in report.intervals)]
+    axis.set_xlim(0, max(1.0, *(end for end in ends if not math.isnan(end))) * 1.02)
     axis.grid(axis="x", alpha=0.3)
     axis.invert_yaxis()
 
