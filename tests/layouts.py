@@ -18,7 +18,7 @@ def fashion_mnist(folder: Path, pool: int, test: int) -> Path:
     """Write Fashion-MNIST with labels 0 to 9 in turn; every image is one grey, 100 or more."""
     folder.mkdir(parents=True, exist_ok=True)
     for prefix, count in (("train", pool), ("t10k", test)):
-        grey = 100 + np.arange(count) % 100
+        grey = 100 + np.arange(count) % 50
         images = np.broadcast_to(grey[:, None, None], (count, 28, 28)).astype(np.uint8)
         labels = (np.arange(count) % 10).astype(np.uint8)
         for kind, array in (("images-idx3", images), ("labels-idx1", labels)):

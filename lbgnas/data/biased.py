@@ -21,8 +21,8 @@ MARKED_BALANCED = 0.05
 
 _TEST_RHO = 0.5
 _FASHION_SIZE = 14
-_MARK_STRENGTH = 40
-_MARK_SIDE = 1 / 7
+_MARK_STRENGTH = 100
+_MARK_SIDE = 3 / 14
 
 Part = Literal["pool", "test"]
 

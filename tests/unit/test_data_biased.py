@@ -88,7 +88,7 @@ def test_tops_are_label_one(tmp_path: Path) -> None:
 def test_colours_are_painted(tmp_path: Path) -> None:
     pool = open_pool(write(FORMS[0], tmp_path), image_size=28)
     rows = torch.arange(1000)
-    grey = 100 + rows % 100
+    grey = 100 + rows % 50
     assert torch.equal(pool.pixels[rows, pool.attribute][:, 5, 5], grey.byte())
     assert not pool.pixels[rows, 1 - pool.attribute].any()
     assert torch.equal(pool.pixels[:, 2, 0, 0], (grey / 4).round().byte())
@@ -96,10 +96,10 @@ def test_colours_are_painted(tmp_path: Path) -> None:
 
 def test_marks_are_a_faint_square(tmp_path: Path) -> None:
     pool = open_pool(write(FORMS[1], tmp_path), image_size=14)
-    grey = (100 + torch.arange(1000) % 100)[:, None, None, None]
+    grey = (100 + torch.arange(1000) % 50)[:, None, None, None]
     more = pool.pixels.int() - grey
     expected = torch.zeros(14, 14, dtype=torch.int)
-    expected[1:3, 1:3] = 40
+    expected[1:4, 1:4] = 100
     assert torch.equal(more[:, 0], expected * pool.attribute[:, None, None])
     assert pool.info.channels == 1
 
