@@ -132,7 +132,11 @@ def _add_settings(parser: Parser, schema: type[BaseModel], default: BaseModel, a
             continue
         shown = "" if value in (None, "") else f"(default: {value})"
         flag = "--" + ".".join((*above, name)).replace("_", "-")
-        _add(group, flag, _metavar(field), f"{field.description or ''} {shown}".strip())
+        about = f"{field.description or ''} {shown}".strip()
+        if field.annotation is bool:
+            group.add_argument(flag, dest=flag, action="store_true", default=argparse.SUPPRESS, help=about)
+        else:
+            _add(group, flag, _metavar(field), about)
     for inner in nested:
         _add_settings(parser, *inner)
 

@@ -78,6 +78,16 @@ class DataOptions(Settings):
     """P(attribute = label) in the pool of coloured-fashion-mnist, marked-fashion-mnist, coloured-cifar10."""
     balanced: float | None = Field(None, ge=0, lt=1)
     """Share of their pool, all in the validation half of a search, where the attribute tells nothing of the label."""
+    target: str | None = None
+    """The attribute of celeba that is to be told; by default Attractive."""
+    sensitive: str | None = None
+    """The sensitive attribute: of celeba (by default Male), or a column of --attributes."""
+    attributes: str | None = None
+    """CSV file of sensitive attributes for a folder: the column file, and one for each attribute."""
+    split_scheme: Literal["official", "paper"] | None = None
+    """Of celeba and isic18; by default official."""
+    skip_bad_images: bool = False
+    """Try every image file first, and leave out those that cannot be read."""
 
     @property
     def options(self) -> DataOptions:

@@ -18,6 +18,7 @@ def run(argv: Sequence[str]) -> None:
     device = start_torch(flags.device, flags.threads)
     import torch
 
+    from lbgnas.data.statistics import described
     from lbgnas.engine.evaluate import Evaluation
     from lbgnas.engine.run_folder import CONFIG, existing_folder, new_folder, write_environment
     from lbgnas.files import write_text
@@ -36,6 +37,7 @@ def run(argv: Sequence[str]) -> None:
     if flags.resume is None:
         write_text(folder / CONFIG, to_yaml(settings))
     write_environment(folder, str(device), torch.get_num_threads())
+    console.say(described(evaluation.data))
     measures = evaluation.run()
     console.say("")
     console.say(measures.to_markdown())

@@ -40,7 +40,10 @@ _SOURCES = {
     "cifar10": _Source("required", "cifar", "cifar10"),
     "cifar100": _Source("required", "cifar", "cifar100"),
     "coloured-cifar10": _Source("required", "biased", "coloured_cifar10", _BIAS),
-    "folder": _Source("required", "folder", "load"),
+    "celeba": _Source("required", "celeba", "load", ("target", "sensitive", "split_scheme", "skip_bad_images")),
+    "isic18": _Source("required", "isic", "load", ("split_scheme", "skip_bad_images")),
+    "imagenet": _Source("required", "imagenet", "load", ("skip_bad_images",)),
+    "folder": _Source("required", "folder", "load", ("attributes", "sensitive", "skip_bad_images")),
 }
 
 DATA_NAMES = tuple(_SOURCES)
@@ -107,7 +110,7 @@ def _open(spec: str, part: Part, image_size: int | None, limit: int | None, opti
         raise LbgnasError(f"image_size: {image_size} is not allowed; it must be {_SIZES[0]} to {_SIZES[-1]} pixels")
     if limit is not None and limit < 1:
         raise LbgnasError(f"limit: {limit} is below 1")
-    source, told = _SOURCES[name], options.model_dump(exclude_none=True)
+    source, told = _SOURCES[name], options.model_dump(exclude_defaults=True)
     for option in told:
         if option not in source.options:
             takers = ", ".join(other for other, some in _SOURCES.items() if option in some.options)
@@ -126,6 +129,6 @@ def _first(data: ImageData, limit: int) -> ImageData:
     # Keeps what the data set says of its make-up (such as P(colour = label)) true of the trial.
     for part in (data.attribute, data.for_validation):
         if part is not None:
-            strata = strata * (int(part.max()) + 1) + part.long()
+            strata = strata * (int(part.max()) + 2) + part.long() + 1
     order = stratified_order(strata, generator(0, "limit"))
     return data.select(order[:limit].sort().values)

@@ -76,7 +76,7 @@ class Evaluation:
         # Options belong to a data set: other data do not inherit them.
         inherits = settings.data is None or settings.data == before.data
         self.options = DataOptions(
-            **(before.options.model_dump() if inherits else {}) | settings.options.model_dump(exclude_none=True)
+            **(before.options.model_dump() if inherits else {}) | settings.options.model_dump(exclude_defaults=True)
         )
         self.data = open_pool(self.spec, image_size=self.image_size, limit=self.limit, options=self.options)
         info = self.data.info

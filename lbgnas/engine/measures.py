@@ -181,7 +181,7 @@ def measure(
         fairness = {
             name: _fairness(test, found.labels[rows], predicted[rows], test.attribute[rows])
             for name, (predicted, rows) in parts.items()
-            if len(rows)
+            if bool((test.attribute[rows] >= 0).any())
         }
     return Measures(
         routed=float(right.float().mean()),

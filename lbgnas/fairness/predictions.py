@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lbgnas.csv_files import read_columns
 from lbgnas.errors import LbgnasError, unknown
 from lbgnas.fairness.samples import Floats, Ints
 
@@ -58,28 +58,7 @@ def read_predictions(
             prediction that is empty, a score that is not a number; with the line.
     """
     wanted = [label, prediction, *sensitive, *(name for name in (score, part) if name is not None)]
-    columns: dict[str, list[str]] = {name: [] for name in wanted}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = next(reader, [])
-            for name in wanted:
-                if name not in header:
-                    raise unknown("column", name, header, str(path))
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise LbgnasError(
-                        f"{path}: line {reader.line_num} has {len(row)} fields, the header has {len(header)}"
-                    )
-                for name in columns:
-                    value = row[header.index(name)].strip()
-                    if not value and name not in sensitive:
-                        raise LbgnasError(f"{path}: line {reader.line_num} has nothing in column {name!r}")
-                    columns[name].append(value)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LbgnasError(f"{path}: cannot be read as CSV ({getattr(error, 'strerror', None) or error})") from None
+    columns = read_columns(path, wanted, may_be_empty=sensitive)
     if not columns[label]:
         raise LbgnasError(f"{path}: has no row below its header")
     seen = {*columns[label], *columns[prediction]}

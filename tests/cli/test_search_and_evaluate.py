@@ -60,6 +60,7 @@ def test_a_search_leaves_what_it_promises(whole):
     assert set(records[2]["losses"]) == {"gate_loss", "expert_loss", "validation_loss", "adaptation_loss"}
     assert abs(sum(records[2]["group_share"]) - 1) < 1e-6
     assert len(records[2]["genotypes"]) == len(records[2]["skips"]) == 2
+    assert "coloured-digits: 40 images of 8 pixels, 2 classes, attribute colour" in output
     assert re.search(r"epoch 3/3 \| loss gate .* \| val acc .* groups .* skips", output)
 
 
