@@ -113,7 +113,31 @@ class ArchitectureSettings(Settings):
     """Share of the epochs of each stage with A frozen; None: the base's own."""
 
 
-class SearchSettings(Settings):
+class DataOptions(Settings):
+    """What some data sets can be told beside name and size; None keeps their own default."""
+
+    rho: float | None = Field(None, ge=0, le=1)
+    """P(attribute = label) in the pool of coloured-fashion-mnist, marked-fashion-mnist, coloured-cifar10."""
+    balanced: float | None = Field(None, ge=0, lt=1)
+    """Share of their pool, all in the validation half of a search, where the attribute tells nothing of the label."""
+    target: str | None = None
+    """The attribute of celeba that is to be told; by default Attractive."""
+    sensitive: str | None = None
+    """The sensitive attribute: of celeba (by default Male), or a column of --attributes."""
+    attributes: str | None = None
+    """CSV file of sensitive attributes for a folder: the column file, and one for each attribute."""
+    split_scheme: Literal["official", "paper"] | None = None
+    """Of celeba and isic18; by default official."""
+    skip_bad_images: bool = False
+    """Try every image file first, and leave out those that cannot be read."""
+
+    @property
+    def options(self) -> DataOptions:
+        """These options alone."""
+        return DataOptions(**{name: getattr(self, name) for name in DataOptions.model_fields})
+
+
+class SearchSettings(DataOptions):
     """Everything a search depends on."""
 
     base: Literal["darts", "pdarts", "pcdarts", "darts-"] = "darts"
@@ -133,7 +157,7 @@ class SearchSettings(Settings):
     adaptation_weight: float = Field(0.1, ge=0)
     """lambda."""
     data: str = "coloured-digits"
-    """NAME or NAME:PATH; coloured-digits, fashion-mnist, cifar10, cifar100, folder."""
+    """NAME or NAME:PATH; docs/data.md lists the names."""
     image_size: int | None = Field(None, ge=8, le=1024)
     """Resize images to this side."""
     limit: int | None = Field(None, ge=20)
@@ -158,13 +182,13 @@ class SearchSettings(Settings):
         return 1 if self.grouping == "none" else self.num_experts
 
 
-class EvaluationSettings(Settings):
+class EvaluationSettings(DataOptions):
     """Everything the training of a genotype's networks depends on."""
 
     genotype: str = ""
     """A genotype file, or the name of a published one."""
     data: str | None = None
-    """NAME or NAME:PATH; by default what the search used."""
+    """NAME or NAME:PATH; by default what the search used, with its options."""
     image_size: int | None = Field(None, ge=8, le=1024)
     """Resize images to this side; by default as in the search."""
     limit: int | None = Field(None, ge=20)

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save
 
-from lbgnas.config import EvaluationSettings, validated
+from lbgnas.config import DataOptions, EvaluationSettings, validated
 from lbgnas.data.batches import Batch, batches, num_steps
 from lbgnas.data.seeds import derive_seed
 from lbgnas.data.sources import open_pool, open_test
 from lbgnas.engine.inference import answers, gate_groups
 from lbgnas.engine.interrupts import Interrupts
-from lbgnas.engine.measures import Measures, measure
+from lbgnas.engine.measures import Measures, measure, predictions_csv
 from lbgnas.engine.reporting import Reporter
 from lbgnas.engine.result import load_gate, searched_space
 from lbgnas.engine.run import Run
@@ -33,7 +33,7 @@ from lbgnas.networks.layout import Stem, size_multiple
 from lbgnas.networks.sizing import expert_size
 from lbgnas.networks.stacked import StackedNetwork
 
-RESULTS = "results.json"
+RESULTS, PREDICTIONS = "results.json", "predictions.csv"
 
 
 class Evaluation(Run):
@@ -64,7 +64,7 @@ class Evaluation(Run):
         gate = load_gate(path, self.genotype)
         self.gate = None if gate is None else gate.to(self.device)
         searched = self.genotype.provenance.get("settings")
-        names = ("data", "image_size", "limit")
+        names = ("data", "image_size", "limit", *DataOptions.model_fields)
         inherited = (
             {name: searched[name] for name in names if name in searched} if isinstance(searched, Mapping) else {}
         )
@@ -72,7 +72,12 @@ class Evaluation(Run):
         self.spec = settings.data or before.data or "coloured-digits"
         self.image_size = settings.image_size or before.image_size
         self.limit = settings.limit or before.limit
-        self.data = open_pool(self.spec, image_size=self.image_size, limit=self.limit)
+        # Options belong to a data set: other data do not inherit them.
+        inherits = settings.data is None or settings.data == before.data
+        self.options = DataOptions(
+            **(before.options.model_dump() if inherits else {}) | settings.options.model_dump(exclude_defaults=True)
+        )
+        self.data = open_pool(self.spec, image_size=self.image_size, limit=self.limit, options=self.options)
         info = self.data.info
         if gate is not None and gate.record["in_channels"] != info.channels:
             raise LbgnasError(
@@ -286,7 +291,7 @@ class Evaluation(Run):
         for index, network in enumerate(self.networks):
             content = save({n: v.detach().cpu().contiguous() for n, v in network.state_dict().items()})
             write_bytes(self.folder / f"expert{index}.safetensors", content)
-        test = open_test(self.spec, image_size=self.image_size, limit=self.limit)
+        test = open_test(self.spec, image_size=self.image_size, limit=self.limit, options=self.options)
         found = answers(
             self.gate,
             self.networks,
@@ -299,5 +304,6 @@ class Evaluation(Run):
         counts = [len(rows) for rows in self.own]
         measures = measure(found, test, self.networks, self.gate, counts, self.trained, self.multiple)
         write_text(self.folder / RESULTS, json.dumps(measures.to_dict(), indent=1))
+        write_text(self.folder / PREDICTIONS, predictions_csv(found, test, self.trained))
         write_text(self.folder / "results.md", measures.to_markdown())
         return measures

@@ -78,7 +78,9 @@ class Search(Run):
         self.base: Base = find_base(settings.base)
         self.space: SearchSpace = space_of(settings, self.base)
         self.plan = Plan(settings, self.base, self.space)
-        self.data: ImageData = open_pool(settings.data, image_size=settings.image_size, limit=settings.limit)
+        self.data: ImageData = open_pool(
+            settings.data, image_size=settings.image_size, limit=settings.limit, options=settings.options
+        )
         split_path = folder / SPLIT
         if resume and split_path.exists():
             self.split: Split = load_split(split_path, self.data)
