@@ -12,7 +12,6 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,7 +30,6 @@ def one(out: Path, base: str, grouping: str, seed: int) -> dict[str, object]:
     folder = out / f"{base}-{grouping}-{seed}"
     result = folder / "evaluate" / "results.json"
     if not result.exists():
-        started = time.monotonic()
         for stage, arguments in (
             ("search", ["--base", base, "--grouping", grouping, "--seed", seed]),
             ("evaluate", ["--genotype", folder / "search" / "genotype.json", "--seed", seed]),
@@ -41,8 +39,6 @@ def one(out: Path, base: str, grouping: str, seed: int) -> dict[str, object]:
                 tool(stage, "--resume", place)
             else:
                 tool(stage, *arguments, "--out", place)
-        seconds = time.monotonic() - started
-        (folder / "seconds.json").write_text(json.dumps(seconds))
     measured = json.loads(result.read_text())
     fairness = measured["fairness"]["routed"]["metrics"]
     last = (folder / "search" / "metrics.jsonl").read_text().splitlines()[-1]
@@ -56,7 +52,6 @@ def one(out: Path, base: str, grouping: str, seed: int) -> dict[str, object]:
         "parameters": measured["parameters"],
         "macs": measured["macs_per_sample"]["routed"],
         "smallest_share": min(json.loads(last)["group_share"]),
-        "seconds": json.loads((folder / "seconds.json").read_text()),
     }
 
 
@@ -67,14 +62,13 @@ def spread(values: list[float]) -> str:
 
 def table(rows: list[dict]) -> str:
     names = ("accuracy", "mixture", "worst_group_accuracy", "dp", "deo_sum", "smallest_share")
-    header = ["grouping", *(name.replace("_", " ") for name in names), "parameters", "MACs", "minutes"]
+    header = ["grouping", *(name.replace("_", " ") for name in names), "parameters", "MACs"]
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     for grouping in dict.fromkeys(row["grouping"] for row in rows):
         own = [row for row in rows if row["grouping"] == grouping]
         cells = [spread([row[name] for row in own]) for name in names]
         sizes = [f"{statistics.mean(row[name] for row in own):,.0f}" for name in ("parameters", "macs")]
-        minutes = f"{statistics.mean(row['seconds'] for row in own) / 60:.1f}"
-        lines.append("| " + " | ".join([grouping, *cells, *sizes, minutes]) + " |")
+        lines.append("| " + " | ".join([grouping, *cells, *sizes]) + " |")
     return "\n".join(lines)
 
 

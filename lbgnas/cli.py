@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -34,8 +34,8 @@ class RunFlags:
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are `LbgnasError`s."""
 
-    def __init__(self, description: str | None) -> None:
-        super().__init__(usage="%(prog)s [--flag value ...]", description=description, allow_abbrev=False)
+    def __init__(self, description: str | None, usage: str = "%(prog)s [--flag value ...]") -> None:
+        super().__init__(usage=usage, description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print and exit with."""
@@ -68,13 +68,12 @@ def parse(
         LbgnasError: for unknown presets, keys and values, and for --resume beside settings.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("--preset", "--config"):
+    for name in ("--preset", "--config", "--base"):
         early.add_argument(name, nargs="?")
     known, _ = early.parse_known_args(list(argv))
     preset = known.preset or "quick"
-    values: dict[str, Any] = load_preset(preset, section)
-    if known.config is not None:
-        values = merged(values, read_yaml(Path(known.config)))
+    own = {} if known.config is None else read_yaml(Path(known.config))
+    values = merged(load_preset(preset, section, known.base or own.get("base")), own)
     default = validated(schema, values, known.config or f"preset {preset}")
     parser = Parser(about)
     run = parser.add_argument_group("run")
@@ -100,7 +99,7 @@ def parse(
         out=_path(flags["out"]),
         resume=_path(flags["resume"]),
         device=flags["device"] or "auto",
-        threads=_threads(flags["threads"]),
+        threads=None if flags["threads"] is None else whole_number("--threads", flags["threads"], 1),
     )
 
 
@@ -111,11 +110,10 @@ def _path(given: str | None) -> Path | None:
     return None if given is None else Path(given)
 
 
-def _threads(given: str | None) -> int | None:
-    if given is None:
-        return None
-    if not given.isdecimal() or int(given) < 1:
-        raise LbgnasError(f"--threads {given}: a whole number from 1 is allowed")
+def whole_number(flag: str, given: str, least: int = 0) -> int:
+    """Return a flag's value as a whole number of at least `least`."""
+    if not given.isdecimal() or int(given) < least:
+        raise LbgnasError(f"{flag} {given}: a whole number from {least} is allowed")
     return int(given)
 
 
@@ -131,9 +129,14 @@ def _add_settings(parser: Parser, schema: type[BaseModel], default: BaseModel, a
         if isinstance(value, BaseModel):
             nested.append((type(value), value, (*above, name)))
             continue
-        shown = "" if value in (None, "") else f"(default: {value})"
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        shown = "" if value in (None, "") else f"(default: {text})"
         flag = "--" + ".".join((*above, name)).replace("_", "-")
-        _add(group, flag, _metavar(field), f"{field.description or ''} {shown}".strip())
+        about = f"{field.description or ''} {shown}".strip()
+        if field.annotation is bool:
+            group.add_argument(flag, dest=flag, action="store_true", default=argparse.SUPPRESS, help=about)
+        else:
+            _add(group, flag, _metavar(field), about)
     for inner in nested:
         _add_settings(parser, *inner)
 
@@ -143,7 +146,8 @@ def _metavar(field: FieldInfo) -> str:
     choices = list(_literals(field.annotation))
     if choices:
         return "{" + ",".join(choices) + "}"
-    return {int: "INT", float: "FLOAT"}.get(kinds[0], "TEXT")
+    name = {int: "INT", float: "FLOAT"}.get(kinds[0], "TEXT")
+    return f"{name},..." if get_origin(field.annotation) is tuple else name
 
 
 def _literals(annotation: Any) -> Iterator[str]:

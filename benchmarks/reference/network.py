@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lbgnas.networks.conversion import reference_tensors
 from lbgnas.networks.supernet import Supernet
-from tests.golden.reference import supernet
 
 
 def norm(channels: int) -> nn.BatchNorm2d:
@@ -136,7 +136,7 @@ class ReferenceNetwork(nn.Module):
         for name, value in net.architecture_parameters().items():
             self.register_parameter(name, nn.Parameter(value.detach().clone()))
         self.to(net.classifier.weight.dtype)
-        copied = {name: value.detach() for name, value in supernet(net)}
+        copied = {name: value.detach() for name, value in reference_tensors(net)}
         missing = self.load_state_dict(copied, strict=False)
         left = [name for name in missing.missing_keys if "num_batches" not in name and "_normal" not in name]
         assert not missing.unexpected_keys

@@ -40,6 +40,7 @@ class _Depthwise(Function):
         wanted = ctx.needs_input_grad[3:]
         to_x = None
         spread = _Spread(x)
+        reach = max(d * (w.shape[-1] // 2) for w, d in zip(weights, ctx.dilations, strict=True))
         to_weights: list[Tensor | None] = []
         for weight, dilation, slope, asked in zip(weights, ctx.dilations, slopes, wanted, strict=True):
             slope = slope.contiguous(memory_format=torch.channels_last)
@@ -47,7 +48,7 @@ class _Depthwise(Function):
                 part = _to_input(slope, weight, ctx.stride, dilation, x.shape[2:])
                 part = _gathered(part, x.shape[1])
                 to_x = part if to_x is None else to_x + part
-            found = _to_weight(spread, slope, weight, ctx.stride, dilation) if asked else None
+            found = _to_weight(spread, slope, weight, ctx.stride, dilation, reach) if asked else None
             to_weights.append(found)
         return to_x, None, None, *to_weights
 
@@ -94,6 +95,7 @@ class _Spread:
     def __init__(self, x: Tensor) -> None:
         self.x = x
         self.known: dict[int, Tensor] = {}
+        self.laid_out: dict[tuple[int, int], _Tall] = {}
 
     def to(self, channels: int) -> Tensor:
         if channels not in self.known:
@@ -101,6 +103,12 @@ class _Spread:
             rows = self.x.permute(0, 2, 3, 1)[:, :, :, None].expand(-1, -1, -1, channels // own, -1)
             self.known[channels] = rows.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
         return self.known[channels]
+
+    def tall(self, channels: int, reach: int) -> _Tall:
+        """Return the state repeated up to `channels`, laid out for kernels of this reach."""
+        if (channels, reach) not in self.laid_out:
+            self.laid_out[channels, reach] = _Tall(self.to(channels), reach)
+        return self.laid_out[channels, reach]
 
 
 def _gathered(x: Tensor, channels: int) -> Tensor:
@@ -129,13 +137,14 @@ def _to_input(slope: Tensor, weight: Tensor, stride: int, dilation: int, size: t
     return _stock(x, slope, weight, stride, dilation, (True, False, False))[0]
 
 
-def _to_weight(spread: _Spread, slope: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
-    x = spread.to(weight.shape[0])
+def _to_weight(spread: _Spread, slope: Tensor, weight: Tensor, stride: int, dilation: int, reach: int) -> Tensor:
+    kernel = weight.shape[-1]
+    x = spread.to(len(weight))
     if dilation == 2 and stride == 2:
         even = x[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
-        return _to_weight(_Spread(even), slope, weight, 1, 1)
-    if stride == 1 and weight.shape[-1] * dilation > 3 and not x.is_cuda:
-        return _by_small_kernels(x, slope, weight.shape[-1], dilation)
+        return _to_weight(_Spread(even), slope, weight, 1, 1, 2 * (kernel // 2))
+    if stride == 1 and kernel * dilation > 3 and not x.is_cuda:
+        return _by_small_kernels(spread.tall(len(weight), reach), _Tall(slope, reach), kernel, dilation)
     return _stock(x, slope, weight, stride, dilation, (False, True, False))[1]
 
 
@@ -149,43 +158,51 @@ def _stock(
     return found
 
 
-def _by_small_kernels(x: Tensor, slope: Tensor, kernel: int, dilation: int) -> Tensor:
+class _Tall:
+    """Images (batch, C, H, W) laid out with zeros between rows and between samples.
+
+    Then a shift is a shift of the address, the batch is one tall image, and with dilation 2 two pixels of a row are one
+    pixel of twice the channels and two rows are one row: the same memory, read in another shape.
+    """
+
+    def __init__(self, image: Tensor, reach: int) -> None:
+        batch, channels, height, width = image.shape
+        # Even sides for dilation 2; two pixels from every border, for convolutions take what lies beyond it for zero.
+        self.rows, self.columns = (-(-(side + max(reach, 4)) // 2) * 2 for side in (height, width))
+        self.channels = channels
+        self.size = batch * self.rows * self.columns * channels
+        self.guard = 4 * (reach + 1) * (self.columns + 1) * channels
+        self.memory = image.new_empty(2 * self.guard + self.size)
+        self.memory[: self.guard] = 0
+        self.memory[self.guard + self.size :] = 0
+        inner = self.memory[self.guard : self.guard + self.size].view(batch, self.rows, self.columns, channels)
+        inner[:, 2 : 2 + height, 2 : 2 + width] = image.permute(0, 2, 3, 1)
+        for border in (inner[:, :2], inner[:, 2 + height :], inner[:, :, :2], inner[:, :, 2 + width :]):
+            border.zero_()
+
+    def shifted(self, down: int, right: int, dilation: int) -> Tensor:
+        """Return the tall image with pixel (0, 0) at what was (down, right), in pixels of this dilation."""
+        start = self.guard + dilation * (down * self.columns + right) * self.channels
+        batch_rows = self.size // (self.columns * self.channels)
+        shape = (1, batch_rows // dilation, self.columns, dilation * self.channels)
+        return self.memory[start : start + self.size].view(shape).permute(0, 3, 1, 2)
+
+
+def _by_small_kernels(x: _Tall, slope: _Tall, kernel: int, dilation: int) -> Tensor:
     """Return the weights' gradient from those of 3x3 kernels without dilation, the only ones that CPUs are quick at.
 
-    Both images are laid out with zeros between rows and between samples. Then a shift is a shift of the address, the
-    batch is one tall image, and with dilation 2 two pixels of a row are one pixel of twice the channels and two rows
-    are one row: the same memory, read in another shape. A larger kernel is a square of 3x3 ones.
+    A larger kernel is a square of 3x3 ones.
     """
-    batch, channels, height, width = x.shape
-    reach = dilation * (kernel // 2)
-    rows, columns = (-(-(side + reach) // dilation) * dilation for side in (height, width))
-    blocks = -(-kernel // 3)
-    shape = (batch, rows, columns, channels)
-    guard = 2 * blocks * dilation * (columns + 1) * channels
-    flats = []
-    for image in (x, slope):
-        flat = image.new_zeros(2 * guard + batch * rows * columns * channels)
-        inner = flat[guard : flat.numel() - guard].view(shape)
-        # One pixel from the border: the convolution itself takes what lies beyond it for zero.
-        inner[:, dilation : dilation + height, dilation : dilation + width] = image.permute(0, 2, 3, 1)
-        flats.append(flat)
-    wide = dilation * channels
-    tall = (1, batch * rows // dilation, columns, wide)
-
-    def view(flat: Tensor, down: int, right: int) -> Tensor:
-        start = guard + dilation * (down * columns + right) * channels
-        return flat[start : start + batch * rows * columns * channels].view(tall).permute(0, 3, 1, 2)
-
-    still = view(flats[1], 0, 0)
-    weight = x.new_empty(wide, 1, 3, 3)
+    still = slope.shifted(0, 0, dilation)
+    weight = still.new_empty(still.shape[1], 1, 3, 3)
     # Taps count from the kernel's middle; each block reaches one to each side of its own.
-    middles = [1 + 3 * block - kernel // 2 for block in range(blocks)]
+    middles = [1 + 3 * block - kernel // 2 for block in range(-(-kernel // 3))]
     lines = []
     for down in middles:
-        parts = [_stock(view(flats[0], down, right), still, weight, 1, 1, (False, True, False))[1] for right in middles]
-        lines.append(torch.cat(parts, 3))
+        shifts = (x.shifted(down, right, dilation) for right in middles)
+        lines.append(torch.cat([_stock(image, still, weight, 1, 1, (False, True, False))[1] for image in shifts], 3))
     found = torch.cat(lines, 2)[:, :, :kernel, :kernel]
-    return found if dilation == 1 else torch.unflatten(found, 0, (dilation, channels)).sum(0)
+    return found if dilation == 1 else torch.unflatten(found, 0, (dilation, slope.channels)).sum(0)
 
 
 @lru_cache(maxsize=256)
@@ -215,3 +232,10 @@ def average_matrix(stride: int, height: int, width: int, dtype: torch.dtype, dev
     """Return the mean over 3x3 windows as a matrix, (pixels out, pixels in), padding left out of the count."""
     taken = shift_matrices(3, 1, stride, height, width, dtype, device).sum(0).view(-1, height * width)
     return taken / taken.sum(1, keepdim=True)
+
+
+@lru_cache(maxsize=64)
+def average_shares(stride: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return 1 over the number of pixels inside each 3x3 window, (height out, width out)."""
+    inside = torch.ones(1, 1, height, width, dtype=dtype, device=device)
+    return F.conv2d(inside, inside.new_ones(1, 1, 3, 3), None, stride, 1).reciprocal()[0, 0]

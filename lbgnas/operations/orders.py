@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lbgnas.operations.depthwise import as_matrices, average_matrix, depthwise
+from lbgnas.operations.depthwise import as_matrices, average_matrix, average_shares, depthwise
 from lbgnas.operations.products import add_product, product
 from lbgnas.tangents import linear
 
@@ -122,7 +122,12 @@ class Pixels:
 
     def average_pool(self, x: Tensor, stride: int) -> Tensor:
         """Average over 3x3 windows."""
-        return F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)
+        if x.is_cuda:
+            return F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)
+        _, channels, height, width = x.shape
+        sums = depthwise(x, stride, (1,), x.new_ones(channels, 1, 3, 3))[0]
+        shares = average_shares(stride, height, width, x.dtype, x.device)
+        return linear(lambda value: value * shares, sums)
 
 
 class Samples:

@@ -33,18 +33,15 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None, like: Tensor, apar
     With `apart` every block is a piece of memory of its own; else pixels come first where `like` has them first.
     """
     if not pixels_first(like):
-        return torch.bmm(left, right) if bias is None else torch.baddbmm(bias, left, right)
-    right, left = right.transpose(1, 2), left.transpose(1, 2)
-    added = None if bias is None else bias.transpose(1, 2)
-    if apart or torch.is_grad_enabled():
-        result = torch.bmm(right, left) if added is None else torch.baddbmm(added, right, left)
-        return result.transpose(1, 2)
-    result = right.new_empty(right.shape[1], right.shape[0], left.shape[2]).transpose(0, 1)
-    if added is None:
-        torch.bmm(right, left, out=result)
+        result = torch.bmm(left, right)
+    elif apart or torch.is_grad_enabled():
+        result = torch.bmm(right.transpose(1, 2), left.transpose(1, 2)).transpose(1, 2)
     else:
-        torch.baddbmm(added, right, left, out=result)
-    return result.transpose(1, 2)
+        memory = right.new_empty(right.shape[2], right.shape[0], left.shape[1])
+        torch.bmm(right.transpose(1, 2), left.transpose(1, 2), out=memory.transpose(0, 1))
+        result = memory.permute(1, 2, 0)
+    # In place: torch's product with a bias first writes the bias everywhere, twice.
+    return result if bias is None else result.add_(bias)
 
 
 def add_product(total: Tensor, weight: Tensor, block: Tensor) -> None:

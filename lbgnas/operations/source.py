@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lbgnas.batch_statistics import running_statistics_move, statistics_composed, statistics_rows
+from lbgnas.operations.candidates import build_operation
 from lbgnas.operations.normalised import normalised
 from lbgnas.operations.orders import Kernels, Order, Way, order_for
 from lbgnas.operations.products import EPS, fixed, pixels_first, products
@@ -31,12 +32,16 @@ class ConvolutionKind(NamedTuple):
 CONVOLUTIONS = {
     "sep_conv_3x3": ConvolutionKind(3, 1, 2),
     "sep_conv_5x5": ConvolutionKind(5, 1, 2),
+    "sep_conv_7x7": ConvolutionKind(7, 1, 2),
     "dil_conv_3x3": ConvolutionKind(3, 2, 1),
     "dil_conv_5x5": ConvolutionKind(5, 2, 1),
 }
 """Separable ones first: their first stage feeds a second one, and slices stay contiguous."""
 
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
+
+SKIPS = {"skip_connect": "skip", "auxiliary_skip": "auxiliary", "auxiliary_conv": "auxiliary"}
+"""Operations that with stride 2 are a factorised reduction, and what their tensors are called."""
 
 
 class Term(NamedTuple):
@@ -64,7 +69,8 @@ class SourceEdges(nn.Module):
     Args:
         channels: C of the state; every operation keeps it.
         stride: 1, or 2 for the inputs of a reduction cell.
-        operations: for each edge, its candidates in the order of the alpha columns.
+        operations: for each edge, its candidates in the order of the mixture's columns. Besides those of a search
+            space there are auxiliary_skip (identity) and auxiliary_conv (1x1 convolution that starts as identity).
 
     Shapes: input (batch, C, height, width), `mixture` (edges, candidates), output (batch, edges, C, height, width)
     with height and width divided by the stride.
@@ -91,7 +97,8 @@ class SourceEdges(nn.Module):
         self.convolutions = [name for name in CONVOLUTIONS if name in self.places]
         self.separable = [name for name in self.convolutions if CONVOLUTIONS[name].stages == 2]
         self.pools = [name for name in POOLS if name in self.places]
-        self.has_skip = "skip_connect" in self.places
+        self.skips = [name for name in SKIPS if name in self.places]
+        self.single = [name for name in self.places if name not in (*CONVOLUTIONS, *POOLS, *SKIPS, "none", "noise")]
         for name in self.convolutions:
             kernel = CONVOLUTIONS[name].kernel
             width = len(self.places[name]) * channels
@@ -108,37 +115,93 @@ class SourceEdges(nn.Module):
             _register_statistics(self, "second", self.blocks_second * channels)
         for name in self.pools:
             _register_statistics(self, name, len(self.places[name]) * channels)
-        if self.has_skip and stride == 2:
-            width = len(self.places["skip_connect"]) * (channels // 2)
-            self.skip_even = _convolution(width, channels, 1)
-            self.skip_odd = _convolution(width, channels, 1)
-            _register_statistics(self, "skip", len(self.places["skip_connect"]) * channels)
+        if stride == 2:
+            for name in self.skips:
+                width = len(self.places[name]) * (channels // 2)
+                self.register_parameter(f"{SKIPS[name]}_even", _convolution(width, channels, 1))
+                self.register_parameter(f"{SKIPS[name]}_odd", _convolution(width, channels, 1))
+                _register_statistics(self, SKIPS[name], len(self.places[name]) * channels)
+        elif "auxiliary_conv" in self.skips:
+            self.auxiliary_pointwise = nn.Parameter(torch.eye(channels).repeat(self.num_edges, 1, 1))
+        self.modules_of = nn.ModuleDict(
+            {
+                name: nn.ModuleList(build_operation(name, channels, stride, affine=False) for _ in self.places[name])
+                for name in self.single
+            }
+        )
 
-    def forward(self, x: Tensor, mixture: Tensor) -> Tensor:
-        """Return what every edge passes on, (batch, edges, C, height, width)."""
+    def forward(self, x: Tensor, mixture: Tensor, skip_dropout: float = 0.0) -> Tensor:
+        """Return what every edge passes on, (batch, edges, C, height, width).
+
+        Args:
+            x: the state.
+            mixture: the weight of each candidate on each edge.
+            skip_dropout: probability with which an entry of a plain skip is dropped in training.
+        """
         batch, _, height, width = x.shape
         order = order_for(x, height, width)
         x = order.enter(x)
         size = [-(-side // self.stride) for side in (height, width)]
-        active = torch.relu(x) if self.blocks_first or (self.has_skip and self.stride == 2) else x
+        active = torch.relu(x) if self.blocks_first or (self.skips and self.stride == 2) else x
         terms: list[Term] = []
         if self.blocks_first:
             terms += self._convolve(order, active, mixture, size)
-        if self.has_skip and self.stride == 2:
-            terms.append(self._reduce(order, active, mixture))
+        if self.stride == 2:
+            terms += [self._reduce(order, name, active, mixture) for name in self.skips]
         total = self._summed(order, batch, terms)
-        plain = [("skip_connect", order.blocks(x, 1))] if self.has_skip and self.stride == 1 else []
+        dropped = skip_dropout if self.training and self.stride == 1 else 0.0
+        plain = []
+        for name in self.skips if self.stride == 1 else ():
+            if name == "auxiliary_conv":
+                total = self._added_pointwise(total, order.blocks(x, 1), self._weights(name, mixture))
+            elif name != "skip_connect" or dropped == 0:
+                plain.append((name, order.blocks(x, 1)))
         if self.pools:
             plain += self._pool(order, x)
         if plain and (self.training or not self.pools):
             total = self._mix(total, plain, mixture)
         elif plain:
             total = self._mix_frozen(total, plain, mixture)
-        if total is None:  # nothing but "none" on these edges
-            return x.new_zeros((batch, self.num_edges, self.channels, *size))
-        images = order.images(total, batch, *size)
-        after = order_for(x, *size)
-        return images if after is order else torch.unflatten(after.enter(images.flatten(1, 2)), 1, (self.num_edges, -1))
+        images = None
+        if total is not None:
+            images = order.images(total, batch, *size)
+            after = order_for(x, *size)
+            if after is not order:
+                images = torch.unflatten(after.enter(images.flatten(1, 2)), 1, (self.num_edges, -1))
+        if dropped and "skip_connect" in self.skips:
+            images = self._on_edges(images, "skip_connect", self._dropped(x, mixture, dropped))
+        if "noise" in self.places:
+            shape = (batch, len(self.places["noise"]), self.channels, *size)
+            drawn = torch.randn(shape, dtype=x.dtype, device=x.device)
+            images = self._on_edges(images, "noise", drawn * _per_edge(self._weights("noise", mixture)))
+        for name in self.single:
+            outputs = torch.stack([module(x) for module in self.modules_of[name]], 1)  # type: ignore[attr-defined]
+            images = self._on_edges(images, name, outputs * _per_edge(self._weights(name, mixture)))
+        if images is None:  # nothing but "none" on these edges
+            images = x.new_zeros((batch, self.num_edges, self.channels, *size))
+        return images
+
+    def _on_edges(self, images: Tensor | None, name: str, added: Tensor) -> Tensor:
+        """Add images (batch, edges that hold the operation, C, height, width) to those of all edges."""
+        places = [edge for edge, _ in self.places[name]]
+        if places == self.edges:
+            return added if images is None else images + added
+        if images is None:
+            images = added.new_zeros(()).expand(added.shape[0], self.num_edges, *added.shape[2:])
+        return images.index_add(1, torch.tensor(places, device=added.device), added)
+
+    def _added_pointwise(self, total: Tensor | None, block: Tensor, weights: Tensor) -> Tensor:
+        matrices = linear(lambda value: value * weights[:, None, None], self.auxiliary_pointwise)
+        bias = block.new_zeros(self.num_edges, self.channels, 1)
+        added = products(bias, matrices, block.expand(self.num_edges, -1, -1), apart=True)
+        return added if total is None else total + added
+
+    def _dropped(self, x: Tensor, mixture: Tensor, prob: float) -> Tensor:
+        """Drop entries of the plain skip on each of its edges, each edge by a draw of its own."""
+        weights = self._weights("skip_connect", mixture)
+        shape = (x.shape[0], len(weights), *x.shape[1:])
+        kept = torch.rand(shape, dtype=x.dtype, device=x.device) >= prob
+        return x[:, None] * kept * _per_edge(weights / (1 - prob))
 
     def _convolve(self, order: Order, active: Tensor, mixture: Tensor, size: list[int]) -> list[Term]:
         batch, inner = len(active), len(self.separable)
@@ -175,14 +238,14 @@ class SourceEdges(nn.Module):
             )
         )
 
-    def _reduce(self, order: Order, active: Tensor, mixture: Tensor) -> Term:
-        edges, channels = len(self.places["skip_connect"]), self.channels
+    def _reduce(self, order: Order, name: str, active: Tensor, mixture: Tensor) -> Term:
+        edges, channels, kind = len(self.places[name]), self.channels, SKIPS[name]
         joined = order.join([active[:, :, ::2, ::2], active[:, :, 1::2, 1::2]])
-        even = F.pad(self.skip_even.view(edges, -1, channels), (0, channels))
-        odd = F.pad(self.skip_odd.view(edges, -1, channels), (channels, 0))
-        mean, var = (value.view(-1, channels, 1) for value in self._statistics("skip"))
+        even = F.pad(getattr(self, f"{kind}_even").view(edges, -1, channels), (0, channels))
+        odd = F.pad(getattr(self, f"{kind}_odd").view(edges, -1, channels), (channels, 0))
+        mean, var = (value.view(-1, channels, 1) for value in self._statistics(kind))
         block = order.blocks(joined, 1).expand(edges, -1, -1)
-        return Term("skip_connect", torch.cat([even, odd], 1), mean, var, self._weights("skip_connect", mixture), block)
+        return Term(name, torch.cat([even, odd], 1), mean, var, self._weights(name, mixture), block)
 
     def _applied(self, order: Order, batch: int, terms: list[Term], relu: bool) -> list[Tensor]:
         """Convolve, normalise and scale; rectify each kind, or sum all of them."""
@@ -315,6 +378,10 @@ class SourceEdges(nn.Module):
 
     def _statistics(self, name: str) -> tuple[Tensor, Tensor]:
         return getattr(self, f"mean_{name}"), getattr(self, f"var_{name}")
+
+
+def _per_edge(weights: Tensor) -> Tensor:
+    return weights[:, None, None, None]
 
 
 def _convolution(out_channels: int, in_channels: int, kernel: int) -> nn.Parameter:

@@ -17,8 +17,8 @@ from lbgnas.grouping.hypergradient import FiniteDifference
 from lbgnas.grouping.learner import Learner
 from lbgnas.grouping.levels import Levels
 from lbgnas.grouping.sgd import Sgd
+from lbgnas.networks.conversion import reference_tensors as named_tensors
 from lbgnas.networks.stacked import StackedNetwork
-from tests.golden.reference import supernet as named_tensors
 
 pytestmark = pytest.mark.usefixtures("float64")
 
