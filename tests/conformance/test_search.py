@@ -78,11 +78,14 @@ def weights(search):
     ]
 
 
-@pytest.mark.parametrize("grouping", ["lbg", "dalbg"])
-@pytest.mark.parametrize("base", ["darts", "pdarts", "pcdarts", "darts-"])
+@pytest.mark.parametrize(
+    ("base", "grouping"),
+    [("darts", "lbg"), ("pdarts", "dalbg"), ("pcdarts", "lbg"), ("pcdarts", "dalbg"), ("darts-", "lbg")],
+)
 def test_one_expert_equals_the_base_bit_for_bit(tmp_path, base, grouping):
-    alone = searched(tmp_path / "none", base=base, order="shared")
-    grouped = searched(tmp_path / "one", base=base, grouping=grouping, num_experts=1)
+    epochs = 1 if base == "pdarts" else 2  # of each stage
+    alone = searched(tmp_path / "none", base=base, order="shared", epochs=epochs)
+    grouped = searched(tmp_path / "one", base=base, grouping=grouping, num_experts=1, epochs=epochs)
     for left, right in zip(alphas(alone) + weights(alone), alphas(grouped) + weights(grouped), strict=True):
         assert torch.equal(left, right)
 
