@@ -130,9 +130,11 @@ def test_a_kill_between_the_record_and_the_checkpoint_of_a_border(tmp_path, sett
             raise KeyboardInterrupt
         save(run)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Run, "save", killed)
-        Search(wanted, tmp_path / "killed").run()
+        run = Search(wanted, tmp_path / "killed")
+        with pytest.raises(KeyboardInterrupt):
+            run.run()
     again = Search(wanted, tmp_path / "killed", resume=True)
     assert again.plan.place(again.epoch) == (0, 1)
     again.run()
