@@ -12,7 +12,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 demo: $(VENV)/bin/python
-	$(PIP) --editable '.[draw]'
+	$(PIP) --editable '.[draw,report]'
 	$(VENV)/bin/python tools/search.py --base pcdarts --grouping dalbg --out $(OUT)/search
 	$(VENV)/bin/python tools/evaluate.py --genotype $(OUT)/search/genotype.json --out $(OUT)/evaluate
 	$(VENV)/bin/python tools/visualize.py --genotype $(OUT)/search/genotype.json --out $(OUT)/drawings
@@ -34,5 +34,5 @@ check: $(VENV)/bin/python
 	$(VENV)/bin/mypy lbgnas
 
 study: $(VENV)/bin/python
-	$(PIP) --editable '.[draw]'
+	$(PIP) --editable '.[draw,report]'
 	$(VENV)/bin/python benchmarks/quick_results.py

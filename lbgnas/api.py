@@ -15,6 +15,7 @@ from lbgnas.engine.reporting import Reporter
 from lbgnas.engine.run_folder import CONFIG, new_folder, write_environment
 from lbgnas.engine.search import Search, SearchResult
 from lbgnas.files import write_text
+from lbgnas.report.audit import write_audit
 
 
 def search(
@@ -75,4 +76,7 @@ def evaluate(
     run = Evaluation(wanted, folder, torch.device(device), report=report)
     write_text(folder / CONFIG, to_yaml(wanted))
     write_environment(folder, str(device), torch.get_num_threads())
-    return run.run()
+    measures = run.run()
+    if measures.fairness:
+        write_audit(folder / "audit", f"test split of {measures.data}", measures.fairness)
+    return measures

@@ -34,8 +34,8 @@ class RunFlags:
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are `LbgnasError`s."""
 
-    def __init__(self, description: str | None) -> None:
-        super().__init__(usage="%(prog)s [--flag value ...]", description=description, allow_abbrev=False)
+    def __init__(self, description: str | None, usage: str = "%(prog)s [--flag value ...]") -> None:
+        super().__init__(usage=usage, description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print and exit with."""
@@ -99,7 +99,7 @@ def parse(
         out=_path(flags["out"]),
         resume=_path(flags["resume"]),
         device=flags["device"] or "auto",
-        threads=_threads(flags["threads"]),
+        threads=None if flags["threads"] is None else whole_number("--threads", flags["threads"], 1),
     )
 
 
@@ -110,11 +110,10 @@ def _path(given: str | None) -> Path | None:
     return None if given is None else Path(given)
 
 
-def _threads(given: str | None) -> int | None:
-    if given is None:
-        return None
-    if not given.isdecimal() or int(given) < 1:
-        raise LbgnasError(f"--threads {given}: a whole number from 1 is allowed")
+def whole_number(flag: str, given: str, least: int = 0) -> int:
+    """Return a flag's value as a whole number of at least `least`."""
+    if not given.isdecimal() or int(given) < least:
+        raise LbgnasError(f"{flag} {given}: a whole number from {least} is allowed")
     return int(given)
 
 
@@ -133,7 +132,11 @@ def _add_settings(parser: Parser, schema: type[BaseModel], default: BaseModel, a
         text = ",".join(map(str, value)) if isinstance(value, tuple) else value
         shown = "" if value in (None, "") else f"(default: {text})"
         flag = "--" + ".".join((*above, name)).replace("_", "-")
-        _add(group, flag, _metavar(field), f"{field.description or ''} {shown}".strip())
+        about = f"{field.description or ''} {shown}".strip()
+        if field.annotation is bool:
+            group.add_argument(flag, dest=flag, action="store_true", default=argparse.SUPPRESS, help=about)
+        else:
+            _add(group, flag, _metavar(field), about)
     for inner in nested:
         _add_settings(parser, *inner)
 

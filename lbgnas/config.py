@@ -101,6 +101,8 @@ class AssignmentSettings(Settings):
     rate: float = Field(0.1, gt=0)
     scale: float = Field(1e-3, ge=0)
     """Of the random start."""
+    frozen: bool = False
+    """Leave C at its random start, to see what learning it adds."""
 
 
 class ArchitectureSettings(Settings):
@@ -113,7 +115,31 @@ class ArchitectureSettings(Settings):
     """Share of the epochs of each stage with A frozen; None: the base's own."""
 
 
-class SearchSettings(Settings):
+class DataOptions(Settings):
+    """What some data sets can be told beside name and size; None keeps their own default."""
+
+    rho: float | None = Field(None, ge=0, le=1)
+    """P(attribute = label) in the pool of coloured-fashion-mnist, marked-fashion-mnist, coloured-cifar10."""
+    balanced: float | None = Field(None, ge=0, lt=1)
+    """Share of their pool, all in the validation half of a search, where the attribute tells nothing of the label."""
+    target: str | None = None
+    """The attribute of celeba that is to be told; by default Attractive."""
+    sensitive: str | None = None
+    """The sensitive attribute: of celeba (by default Male), or a column of --attributes."""
+    attributes: str | None = None
+    """CSV file of sensitive attributes for a folder: the column file, and one for each attribute."""
+    split_scheme: Literal["official", "paper"] | None = None
+    """Of celeba and isic18; by default official."""
+    skip_bad_images: bool = False
+    """Try every image file first, and leave out those that cannot be read."""
+
+    @property
+    def options(self) -> DataOptions:
+        """These options alone."""
+        return DataOptions(**{name: getattr(self, name) for name in DataOptions.model_fields})
+
+
+class SearchSettings(DataOptions):
     """Everything a search depends on."""
 
     base: Literal["darts", "pdarts", "pcdarts", "darts-"] = "darts"
@@ -132,8 +158,14 @@ class SearchSettings(Settings):
     """The distance that dalbg adds to level 2."""
     adaptation_weight: float = Field(0.1, ge=0)
     """lambda."""
+    expert_balance: Literal["none", "class"] = "none"
+    """class: in level 2, and in the evaluation, every class weighs the same inside each expert's group."""
+    third_level: Literal["routed", "mixture"] = "routed"
+    """routed: Eq. 9; mixture: likelihood of the soft mixture, each validation sample through every expert."""
+    literal: bool = False
+    """The paper's words: no information term, plain SGD on C, mmd as printed, no balance, level 3 as in Eq. 9."""
     data: str = "coloured-digits"
-    """NAME or NAME:PATH; coloured-digits, fashion-mnist, cifar10, cifar100, folder."""
+    """NAME or NAME:PATH; docs/data.md lists the names."""
     image_size: int | None = Field(None, ge=8, le=1024)
     """Resize images to this side."""
     limit: int | None = Field(None, ge=20)
@@ -157,14 +189,29 @@ class SearchSettings(Settings):
         """K, 1 without grouping."""
         return 1 if self.grouping == "none" else self.num_experts
 
+    @property
+    def in_force(self) -> SearchSettings:
+        """These settings, with the paper's words in place of our additions if `literal` asks for them."""
+        if not self.literal:
+            return self
+        return self.model_copy(
+            update={
+                "gate": self.gate.model_copy(update={"mutual_information": 0.0}),
+                "assignments": self.assignments.model_copy(update={"optimizer": "sgd"}),
+                "adaptation": "mmd-literal" if self.adaptation == "mmd" else self.adaptation,
+                "expert_balance": "none",
+                "third_level": "routed",
+            }
+        )
 
-class EvaluationSettings(Settings):
+
+class EvaluationSettings(DataOptions):
     """Everything the training of a genotype's networks depends on."""
 
     genotype: str = ""
     """A genotype file, or the name of a published one."""
     data: str | None = None
-    """NAME or NAME:PATH; by default what the search used."""
+    """NAME or NAME:PATH; by default what the search used, with its options."""
     image_size: int | None = Field(None, ge=8, le=1024)
     """Resize images to this side; by default as in the search."""
     limit: int | None = Field(None, ge=20)
@@ -185,6 +232,8 @@ class EvaluationSettings(Settings):
     cutout: int = Field(16, ge=0)
     """Side of the square cut out of training images, in pixels."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    expert_balance: Literal["none", "class"] | None = None
+    """class: every class weighs the same inside each expert's group; by default as in the search."""
     stem: Literal["cifar", "imagenet"] | None = None
     """By default that of the space of the search."""
 

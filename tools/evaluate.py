@@ -18,10 +18,12 @@ def run(argv: Sequence[str]) -> None:
     device = start_torch(flags.device, flags.threads)
     import torch
 
+    from lbgnas.data.statistics import described
     from lbgnas.engine.evaluate import Evaluation
     from lbgnas.engine.run_folder import CONFIG, existing_folder, new_folder, write_environment
     from lbgnas.files import write_text
     from lbgnas.genotype import load, resolve
+    from lbgnas.report.audit import write_audit
     from lbgnas.report.progress import Console
 
     if flags.resume is not None:
@@ -35,9 +37,13 @@ def run(argv: Sequence[str]) -> None:
     if flags.resume is None:
         write_text(folder / CONFIG, to_yaml(settings))
     write_environment(folder, str(device), torch.get_num_threads())
+    console.say(described(evaluation.data))
     measures = evaluation.run()
     console.say("")
     console.say(measures.to_markdown())
+    if measures.fairness:
+        paths, amiss = write_audit(folder / "audit", f"test split of {measures.data}", measures.fairness)
+        console.say(f"audit: {', '.join(map(str, paths))}{f' ({amiss})' if amiss else ''}")
     console.say(f"results: {folder}")
 
 

@@ -15,6 +15,7 @@ def run(argv: Sequence[str]) -> None:
     device = start_torch(flags.device, flags.threads)
     import torch
 
+    from lbgnas.data.statistics import described
     from lbgnas.engine.run_folder import CONFIG, existing_folder, new_folder, write_environment
     from lbgnas.engine.search import Search
     from lbgnas.files import write_text
@@ -31,6 +32,7 @@ def run(argv: Sequence[str]) -> None:
     if flags.resume is None:
         write_text(folder / CONFIG, to_yaml(settings))
     write_environment(folder, str(device), torch.get_num_threads())
+    console.say(described(search.data))
     console.say(search.summary())
     result = search.run()
     for index, cell in enumerate(result.cells):

@@ -29,16 +29,16 @@ def check_pixels(images: torch.Tensor, channels: int, size: int, name: str) -> N
         raise LbgnasError(f"{name}: the image of sample id {first} has a pixel outside 0 to 1")
 
 
-def whole_numbers(values: torch.Tensor, count: int, below: int | None, what: str) -> torch.Tensor:
-    """Return `count` whole numbers as long on the CPU; LbgnasError if one is under 0 or not under `below`."""
+def whole_numbers(values: torch.Tensor, count: int, below: int | None, what: str, least: int = 0) -> torch.Tensor:
+    """Return `count` whole numbers as long on the CPU; LbgnasError if one is under `least` or not under `below`."""
     if values.is_floating_point() or values.is_complex() or tuple(values.shape) != (count,):
         shape = "x".join(map(str, values.shape))
         raise LbgnasError(f"{what}s are {values.dtype} of shape {shape}, they must be {count} whole numbers")
     numbers = values.detach().cpu().long().contiguous()
-    wrong = numbers < 0 if below is None else (numbers < 0) | (numbers >= below)
+    wrong = numbers < least if below is None else (numbers < least) | (numbers >= below)
     if wrong.any():
         first = int(wrong.nonzero()[0])
-        allowed = "0 or more" if below is None else f"0 to {below - 1}"
+        allowed = f"{least} or more" if below is None else f"{least} to {below - 1}"
         raise LbgnasError(f"{what} {int(numbers[first])} of sample id {first} is not allowed; it must be {allowed}")
     return numbers
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -97,6 +98,10 @@ def load(kind: Cifar, path: Path, part: Literal["pool", "test"], size: int | Non
         flip=True,
     )
     return TensorImages(resized(pixels, info.size), labels, info)
+
+
+cifar10 = partial(load, CIFAR10)
+cifar100 = partial(load, CIFAR100)
 
 
 def _find(kind: Cifar, path: Path, name: str) -> Path:

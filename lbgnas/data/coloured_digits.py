@@ -12,7 +12,8 @@ import torch
 
 from lbgnas.data.image_data import DataInfo, TensorImages
 from lbgnas.data.seeds import generator
-from lbgnas.data.split import stratified_halves, stratified_order
+from lbgnas.data.split import stratified_halves
+from lbgnas.data.synthetic import assigned, painted
 from lbgnas.data.transforms import resized
 
 NAME = "coloured-digits"
@@ -21,7 +22,6 @@ TEST_AGREEMENT = 0.5
 TEST_PORTION = 0.25
 
 _ROUND = (0, 3, 6, 8, 9)
-_BLUE = 0.25
 _SIZE = 8
 
 
@@ -46,9 +46,9 @@ def load(part: Literal["pool", "test"], size: int | None = None) -> TensorImages
 
     test, pool = stratified_halves(digits, TEST_PORTION, generator(0, NAME, "test split"))
     colours = torch.empty_like(labels)
-    colours[pool] = _colours(digits[pool], labels[pool], POOL_AGREEMENT, "pool")
-    colours[test] = _colours(digits[test], labels[test], TEST_AGREEMENT, "test")
-    pixels = _painted(grey, colours)
+    for rows, agreement, name in ((pool, POOL_AGREEMENT, "pool"), (test, TEST_AGREEMENT, "test")):
+        colours[rows] = assigned(labels[rows], digits[rows], agreement, NAME, "colours", name)
+    pixels = painted(grey, colours)
 
     scaled = pixels[pool].double() / 255
     info = DataInfo(
@@ -62,6 +62,7 @@ def load(part: Literal["pool", "test"], size: int | None = None) -> TensorImages
         crop_padding=1,
         flip=False,
         attribute_name="colour",
+        attribute_values=("red", "green"),
         note=(
             "the attribute is synthetic: digits were painted red (0) or green (1), with P(colour = label) = "
             f"{POOL_AGREEMENT} in the pool and {TEST_AGREEMENT} in the test split"
@@ -69,21 +70,3 @@ def load(part: Literal["pool", "test"], size: int | None = None) -> TensorImages
     )
     chosen = pool if part == "pool" else test
     return TensorImages(pixels[chosen], labels[chosen], info, colours[chosen])
-
-
-def _colours(digits: torch.Tensor, labels: torch.Tensor, agreement: float, part: str) -> torch.Tensor:
-    """Return a colour a sample, which is the label for a share of `agreement` of every label and digit."""
-    colours = 1 - labels
-    for label in (0, 1):
-        members = (labels == label).nonzero().squeeze(1)
-        order = stratified_order(digits[members], generator(0, NAME, "colours", part, label))
-        colours[members[order[: round(agreement * len(members))]]] = label
-    return colours
-
-
-def _painted(grey: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
-    count, _, height, width = grey.shape
-    pixels = torch.zeros(count, 3, height, width, dtype=torch.uint8)
-    pixels[torch.arange(count), colours] = grey[:, 0]
-    pixels[:, 2] = (grey[:, 0].float() * _BLUE).round().byte()
-    return pixels

@@ -1,9 +1,11 @@
-"""Image files in class folders."""
+"""Image files: which there are, which can be read, and their pixels."""
 
 from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +53,31 @@ def read_square(root: Path, size: int, name: str) -> torch.Tensor:
     path = root / name
     try:
         with Image.open(path) as image:
+            # A JPEG much larger than needed is decoded at a half, a quarter or an eighth of its size.
+            image.draft("RGB", (2 * size, 2 * size))
             square = _middle_square(image.convert("RGB"), size)
     except _DECODE_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise LbgnasError(f"{path}: this image cannot be read ({reason})") from None
+        raise LbgnasError(
+            f"{path}: this image cannot be read ({reason}); --skip-bad-images leaves such files out"
+        ) from None
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+
+
+def unreadable(root: Path, names: Sequence[str], workers: int) -> list[str]:
+    """Return the files that cannot be decoded, after trying each."""
+
+    def works(name: str) -> bool:
+        try:
+            with Image.open(root / name) as image:
+                image.draft("RGB", (1, 1))
+                image.load()
+        except _DECODE_ERRORS:
+            return False
+        return True
+
+    with ThreadPoolExecutor(workers) as pool:
+        return [name for name, fine in zip(names, pool.map(works, names), strict=True) if not fine]
 
 
 def _middle_square(image: Image.Image, size: int) -> Image.Image:

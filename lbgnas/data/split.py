@@ -54,23 +54,42 @@ def stratified_halves(strata: torch.Tensor, portion: float, rng: torch.Generator
     return order[:count].sort().values, order[count:].sort().values
 
 
-def make_split(data: ImageData, seed: int, train_portion: float = 0.5) -> Split:
+def make_split(data: ImageData, seed: int, train_portion: float | None = None) -> Split:
     """Return a random split with (nearly) the same classes in both halves.
 
     Args:
         data: the pool.
         seed: the run's seed; the same seed gives the same split.
-        train_portion: share of the training half, above 0 and below 1.
+        train_portion: share of the training half, above 0 and below 1, the rest being the validation half; None
+            for the shares that `data.info` asks for.
 
     Raises:
         LbgnasError: a portion out of range, or one that leaves a half empty.
     """
-    if not 0 < train_portion < 1:
+    shares = data.info.search_shares if train_portion is None else (train_portion, 1 - train_portion)
+    if not 0 < shares[0] < 1:
         raise LbgnasError(f"train_portion: {train_portion} is not allowed; it must be above 0 and below 1")
-    train, validation = stratified_halves(data.labels, train_portion, generator(seed, "split"))
+    everything, held = torch.arange(len(data)), torch.zeros(len(data), dtype=torch.bool)
+    if data.for_validation is not None:
+        held = data.for_validation
+    free = everything[~held]
+    # The share is of the whole pool; what must be in the validation half only leaves fewer to choose from.
+    portion = shares[0] * len(data) / max(len(free), 1)
+    if portion > 1:
+        raise LbgnasError(
+            f"train_portion: {shares[0]} of {len(data)} samples is more than the {len(free)} that are not kept "
+            "for the validation half"
+        )
+    chosen, others = stratified_halves(data.labels[free], portion, generator(seed, "split"))
+    train, rest = free[chosen], free[others]
+    if sum(shares) < 1:
+        wanted = max(0.0, shares[1] * len(data) - int(held.sum()))
+        part, _ = stratified_halves(data.labels[rest], wanted / max(len(rest), 1), generator(seed, "validation"))
+        rest = rest[part]
+    validation = torch.cat([rest, everything[held]]).sort().values
     if not len(train) or not len(validation):
         empty = "training" if not len(train) else "validation"
-        raise LbgnasError(f"train_portion: {train_portion} of {len(data)} samples leaves the {empty} half empty")
+        raise LbgnasError(f"train_portion: {shares[0]} of {len(data)} samples leaves the {empty} half empty")
     return Split(train, validation, data.fingerprint(), seed)
 
 

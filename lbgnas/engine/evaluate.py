@@ -11,14 +11,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save
+from torch import Tensor
 
-from lbgnas.config import EvaluationSettings, validated
+from lbgnas.config import DataOptions, EvaluationSettings, validated
 from lbgnas.data.batches import Batch, batches, num_steps
 from lbgnas.data.seeds import derive_seed
 from lbgnas.data.sources import open_pool, open_test
 from lbgnas.engine.inference import answers, gate_groups
 from lbgnas.engine.interrupts import Interrupts
-from lbgnas.engine.measures import Measures, measure
+from lbgnas.engine.measures import Measures, measure, predictions_csv
 from lbgnas.engine.reporting import Reporter
 from lbgnas.engine.result import load_gate, searched_space
 from lbgnas.engine.run import Run
@@ -27,13 +28,14 @@ from lbgnas.engine.schedules import cosine, ramp
 from lbgnas.errors import LbgnasError
 from lbgnas.files import write_bytes, write_text
 from lbgnas.genotype import CellGenotype, load, resolve
+from lbgnas.grouping.balance import class_weights
 from lbgnas.grouping.learner import NonFinite
 from lbgnas.networks.counting import count_parameters
 from lbgnas.networks.layout import Stem, size_multiple
 from lbgnas.networks.sizing import expert_size
 from lbgnas.networks.stacked import StackedNetwork
 
-RESULTS = "results.json"
+RESULTS, PREDICTIONS = "results.json", "predictions.csv"
 
 
 class Evaluation(Run):
@@ -64,7 +66,7 @@ class Evaluation(Run):
         gate = load_gate(path, self.genotype)
         self.gate = None if gate is None else gate.to(self.device)
         searched = self.genotype.provenance.get("settings")
-        names = ("data", "image_size", "limit")
+        names = ("data", "image_size", "limit", "expert_balance", *DataOptions.model_fields)
         inherited = (
             {name: searched[name] for name in names if name in searched} if isinstance(searched, Mapping) else {}
         )
@@ -72,7 +74,12 @@ class Evaluation(Run):
         self.spec = settings.data or before.data or "coloured-digits"
         self.image_size = settings.image_size or before.image_size
         self.limit = settings.limit or before.limit
-        self.data = open_pool(self.spec, image_size=self.image_size, limit=self.limit)
+        # Options belong to a data set: other data do not inherit them.
+        inherits = settings.data is None or settings.data == before.data
+        self.options = DataOptions(
+            **(before.options.model_dump() if inherits else {}) | settings.options.model_dump(exclude_defaults=True)
+        )
+        self.data = open_pool(self.spec, image_size=self.image_size, limit=self.limit, options=self.options)
         info = self.data.info
         if gate is not None and gate.record["in_channels"] != info.channels:
             raise LbgnasError(
@@ -89,6 +96,12 @@ class Evaluation(Run):
         group = self.probs.argmax(1)
         self.own = [(group == index).nonzero()[:, 0] for index in range(len(self.genotype.experts))]
         self.trained = [len(rows) >= 2 for rows in self.own]
+        self.class_weights: Tensor | None = None
+        if (settings.expert_balance or before.expert_balance) == "class":
+            counts = torch.stack(
+                [torch.bincount(self.data.labels[rows], minlength=info.num_classes) for rows in self.own]
+            )
+            self.class_weights = class_weights(counts.float()).to(self.device)
         self.networks = [self._network(index) for index in range(len(self.genotype.experts))]
         self.expert = 0
         self.loss_sum = 0.0
@@ -261,11 +274,9 @@ class Evaluation(Run):
         settings = self.settings
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             logits, auxiliary = network(batch.images)
-        loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=settings.label_smoothing)
+        loss = self._loss(logits, batch.labels)
         if auxiliary is not None:
-            loss = loss + settings.auxiliary_weight * F.cross_entropy(
-                auxiliary.float(), batch.labels, label_smoothing=settings.label_smoothing
-            )
+            loss = loss + settings.auxiliary_weight * self._loss(auxiliary, batch.labels)
         value = float(loss.detach())
         if not torch.isfinite(loss.detach()):
             raise NonFinite(
@@ -279,6 +290,13 @@ class Evaluation(Run):
         self.optimizer.step()
         return value
 
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        smoothing = self.settings.label_smoothing
+        if self.class_weights is None:
+            return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        each = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="none")
+        return (each * self.class_weights[self.expert, labels]).mean()
+
     def _stop(self, signal_number: int) -> None:
         self.stop(f"in epoch {self.epoch + 1} of expert {self.expert}", signal_number)
 
@@ -286,7 +304,7 @@ class Evaluation(Run):
         for index, network in enumerate(self.networks):
             content = save({n: v.detach().cpu().contiguous() for n, v in network.state_dict().items()})
             write_bytes(self.folder / f"expert{index}.safetensors", content)
-        test = open_test(self.spec, image_size=self.image_size, limit=self.limit)
+        test = open_test(self.spec, image_size=self.image_size, limit=self.limit, options=self.options)
         found = answers(
             self.gate,
             self.networks,
@@ -299,5 +317,6 @@ class Evaluation(Run):
         counts = [len(rows) for rows in self.own]
         measures = measure(found, test, self.networks, self.gate, counts, self.trained, self.multiple)
         write_text(self.folder / RESULTS, json.dumps(measures.to_dict(), indent=1))
+        write_text(self.folder / PREDICTIONS, predictions_csv(found, test, self.trained))
         write_text(self.folder / "results.md", measures.to_markdown())
         return measures

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +13,17 @@ from torch import Tensor, nn
 
 from lbgnas.data.image_data import ImageData
 from lbgnas.data.transforms import padded_size
+from lbgnas.engine.collapse import collapse_notes
 from lbgnas.engine.inference import Answers
-from lbgnas.fairness.report import FairnessReport, fairness_report
+from lbgnas.fairness.report import fairness_report
+from lbgnas.fairness.result import FairnessReport
 from lbgnas.networks.counting import COUNTED, count_macs, count_parameters
 
 SHOWN = ("dp", "deo_sum", "deo_max", "deo_opp", "worst_group_accuracy")
 """The fairness metrics of the closing table; results.json has all."""
+
+RESAMPLES = 1000
+"""Bootstrap samples of the intervals."""
 
 
 def predictions(probs: Tensor, logits: Tensor, trained: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,7 +61,8 @@ class Measures:
         mixture: accuracy of sum_k f_k softmax(logits_k).
         experts: each expert on its own samples.
         gate_parameters, gate_macs: of the gate, 0 without.
-        fairness: of the routed and of the mixture's predictions, where the data has an attribute.
+        fairness: where the data has an attribute: of the routed predictions ("routed"), the mixture's
+            ("mixture"), and each expert's on the samples routed to it ("expert 0", ...).
         data, note, samples: what was measured on.
     """
 
@@ -80,6 +88,11 @@ class Measures:
         routed = self.gate_macs + sum(expert.macs * expert.test_share for expert in self.experts)
         return routed, self.gate_macs + sum(expert.macs for expert in self.experts)
 
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of the groups."""
+        return collapse_notes([expert.train_share for expert in self.experts])
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-safe data."""
         return {
@@ -92,6 +105,7 @@ class Measures:
             "fairness": {name: report.to_dict() for name, report in self.fairness.items()},
             "data": self.data,
             "note": self.note,
+            "notes": self.notes,
             "attribute": self.attribute,
             "samples": self.samples,
         }
@@ -118,6 +132,7 @@ class Measures:
         text.append(f"Sizes of the whole include the gate; MACs are per sample: {COUNTED}.")
         if self.note:
             text.append(self.note)
+        text += [f"note: {note}" for note in self.notes]
         if self.fairness:
             text += ["", f"Cells of label and {self.attribute} (top-1 routed):", "", _cells(self.fairness["routed"])]
         return "\n".join(text) + "\n"
@@ -168,13 +183,16 @@ def measure(
                 macs=count_macs(expert, test.info.channels, side),
             )
         )
+    parts = {"routed": (routed, torch.arange(len(test))), "mixture": (mixture, torch.arange(len(test)))}
+    if len(experts) > 1:
+        parts |= {f"expert {index}": (routed, (group == index).nonzero()[:, 0]) for index in range(len(experts))}
     fairness = {}
     if test.attribute is not None:
-        for name, predicted in (("routed", routed), ("mixture", mixture)):
-            fairness[name] = fairness_report(
-                found.labels.numpy(), predicted.numpy(), sensitive_features=test.attribute.numpy(),
-                label_names=test.info.class_names,
-            )  # fmt: skip
+        fairness = {
+            name: _fairness(test, found.labels[rows], predicted[rows], test.attribute[rows])
+            for name, (predicted, rows) in parts.items()
+            if bool((test.attribute[rows] >= 0).any())
+        }
     return Measures(
         routed=float(right.float().mean()),
         mixture=float((mixture == found.labels).float().mean()),
@@ -187,3 +205,43 @@ def measure(
         attribute=test.info.attribute_name,
         samples=len(test),
     )
+
+
+def _fairness(test: ImageData, labels: Tensor, predicted: Tensor, attribute: Tensor) -> FairnessReport:
+    return fairness_report(
+        labels.numpy(),
+        predicted.numpy(),
+        sensitive_features=attribute.numpy(),
+        label_names=test.info.class_names,
+        attribute_names=test.info.attribute_values or None,
+        n_boot=RESAMPLES,
+    )
+
+
+def predictions_csv(found: Answers, test: ImageData, trained: list[bool]) -> str:
+    """Return the answers as CSV, a row for each test sample, in the form `tools/audit.py` reads.
+
+    Columns: id, label, prediction (top-1 routed), mixture, expert, confidence (the gate's probability of that
+    expert), for two classes score (probability of class 1), and the attribute under its name.
+    """
+    assert found.experts is not None
+    group, routed, mixture = predictions(found.gate, found.experts, trained)
+    rows = torch.arange(len(group))
+    columns: dict[str, list[Any]] = {
+        "id": rows.tolist(),
+        "label": found.labels.tolist(),
+        "prediction": routed.tolist(),
+        "mixture": mixture.tolist(),
+        "expert": group.tolist(),
+        "confidence": [f"{value:.6f}" for value in found.gate[rows, group].tolist()],
+    }
+    if test.info.num_classes == 2:
+        score = found.experts[rows, group].softmax(1)[:, 1]
+        columns["score"] = [f"{value:.6f}" for value in score.tolist()]
+    if test.attribute is not None:
+        names, codes = test.info.attribute_values, test.attribute.tolist()
+        values = ["" if code < 0 else names[code] if names else code for code in codes]
+        columns[test.info.attribute_name or "attribute"] = values
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([list(columns), *zip(*columns.values(), strict=True)])
+    return out.getvalue()

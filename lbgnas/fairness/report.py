@@ -1,235 +1,21 @@
-"""One report of all fairness metrics, with the count behind every cell and a sentence per undefined rate."""
+"""All fairness metrics of one set of predictions."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from lbgnas.errors import LbgnasError, unknown
-from lbgnas.fairness.metrics import (
-    Group,
-    Positive,
-    Samples,
-    against,
-    check_pair,
-    encode,
-    mean_by,
-    measure,
-    plain,
-    positive_set,
-    positives,
-    rates,
-    read_columns,
-)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Samples of one label and one group.
-
-    `accuracy` is P(p = y | y, a). `predicted_positive_rate` is P(p positive | y, a): the TPR of the group in
-    a positive label's row, its FPR in a negative one's; NaN with one-vs-rest, where no label is the positive.
-    """
-
-    label: int
-    attribute: Group
-    label_name: str
-    attribute_name: str
-    count: int
-    accuracy: float
-    predicted_positive_rate: float
-
-
-@dataclass(frozen=True)
-class FairnessReport:
-    """What `fairness_report` found; every value is a fraction, NaN where undefined.
-
-    Attributes:
-        accuracy: over the samples kept.
-        metrics: by the names of `lbgnas.fairness.metrics`. spd, eod and aod are signed if `privileged` is set
-            and labels are binary, otherwise non-negative.
-        per_class: label name -> metrics of that label against the rest; empty for binary labels.
-        cells: every label with every group, empty ones too.
-        undefined: one sentence per rate or metric that could not be estimated.
-        samples: how many were used.
-        dropped: how many were left out since their sensitive value is missing.
-        collapsed: the predictions name one class only, so gaps of 0 say nothing about fairness.
-        privileged: the privileged group's name, or None.
-    """
-
-    accuracy: float
-    metrics: dict[str, float]
-    per_class: dict[str, dict[str, float]]
-    cells: tuple[Cell, ...]
-    undefined: tuple[str, ...]
-    samples: int
-    dropped: int
-    collapsed: bool
-    privileged: str | None
-
-    @property
-    def error(self) -> float:
-        """Error rate in per cent, 0..100, as the papers print it."""
-        return 100 * (1 - self.accuracy)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types, NaN as None."""
-        return {key: _json(value) for key, value in asdict(self).items()}
-
-    def to_markdown(self) -> str:
-        """Return the metrics, the cells and the notes as Markdown tables and a list."""
-        head = ["metric", *map(_cell, self.per_class), *(["macro mean"] if self.per_class else ["value"])]
-        rows = [["accuracy", *([""] * len(self.per_class)), _number(self.accuracy)]]
-        for name, value in self.metrics.items():
-            parts = [_number(part[name]) if name in part else "" for part in self.per_class.values()]
-            rows.append([name, *parts, _number(value)])
-        columns = ["label", "attribute", "count", "accuracy", "predicted positive"]
-        width = len(columns) - bool(self.per_class)  # one-vs-rest has no single positive label
-        cells = [
-            [
-                _cell(cell.label_name),
-                _cell(cell.attribute_name),
-                str(cell.count),
-                _number(cell.accuracy),
-                _number(cell.predicted_positive_rate),
-            ][:width]
-            for cell in self.cells
-        ]
-        notes = [f"{self.samples} samples used, {self.dropped} dropped for a missing sensitive value."]
-        if self.collapsed:
-            notes.append("The predictions name one class only: gaps of 0 say nothing about fairness.")
-        blocks = [
-            _table(head, rows),
-            _table(columns[:width], cells),
-            "\n".join(f"- {note}" for note in [*notes, *self.undefined]),
-        ]
-        return "\n\n".join(blocks) + "\n"
-
-
-def _json(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {str(key): _json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _number(value: float) -> str:
-    return "undefined" if math.isnan(value) else f"{value:.4f}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _name(group: Group) -> str:
-    return " & ".join(map(str, group)) if isinstance(group, tuple) else str(group)
-
-
-def _attributes(names: Sequence[str] | Mapping[Any, str] | None, sensitive: object) -> dict[Group, str] | None:
-    if names is None or isinstance(names, Mapping):
-        return None if names is None else {plain(group): str(name) for group, name in names.items()}
-    # a list of names beside string values can only say which strings may occur
-    textual = any(isinstance(value, str) for column in read_columns(sensitive) for value in column)
-    return {name if textual else code: str(name) for code, name in enumerate(names)}
-
-
-def _labels(samples: Samples, names: Mapping[int, str] | None, positive: list[int]) -> dict[int, str]:
-    seen = {int(label) for label in np.union1d(samples.y, samples.p)}
-    if names is not None:
-        stray = sorted(seen - set(names))
-        if stray:
-            raise unknown("label", stray[0], map(str, names), "label_names")
-        if len(set(names.values())) < len(names):
-            raise LbgnasError(f"label_names: {', '.join(map(str, names.values()))} repeats a name; all must differ")
-        return {plain(label): str(name) for label, name in names.items()}
-    if seen <= {0, 1}:
-        seen = {0, 1}
-    elif len(seen) == 1:
-        seen |= set(positive)
-    return {label: str(label) for label in sorted(seen)}
-
-
-def _cells(
-    samples: Samples, labels: dict[int, str], names: Mapping[Group, str] | None, positive: list[int] | None
-) -> tuple[Cell, ...]:
-    size, order = len(samples.groups), list(labels)
-    code = np.array([order.index(int(label)) for label in samples.y], dtype=np.int64) * size + samples.codes
-    total = size * len(order)
-    count = np.bincount(code, minlength=total)
-    right = mean_by(samples.y == samples.p, code, total)
-    chosen = np.full(total, np.nan)
-    if positive is not None:
-        chosen = mean_by(positives(samples.p, positive), code, total)
-    return tuple(
-        Cell(
-            label,
-            group,
-            labels[label],
-            _name(group) if names is None else names[group],
-            int(count[k]),
-            float(right[k]),
-            float(chosen[k]),
-        )
-        for k, (label, group) in enumerate((label, group) for label in order for group in samples.groups)
-    )
-
-
-def _gaps_in_data(cells: tuple[Cell, ...], positive: list[int] | None) -> list[str]:
-    said = []
-    groups = list(dict.fromkeys(cell.attribute for cell in cells))
-    for group in groups:
-        mine = [cell for cell in cells if cell.attribute == group]
-        total, name = sum(cell.count for cell in mine), mine[0].attribute_name
-        if not total:
-            said.append(f"Group {name} has 0 samples, so all of its rates are undefined.")
-            continue
-        for cell in mine:
-            if not cell.count:
-                rate = "recall of that label"
-                if positive is not None:
-                    rate = "true-positive rate" if cell.label in positive else "false-positive rate"
-                said.append(
-                    f"None of the {total} samples of group {name} has label {cell.label_name}, "
-                    f"so its {rate} is undefined."
-                )
-            elif positive is None and cell.count == total:
-                said.append(
-                    f"All {total} samples of group {name} have label {cell.label_name}, "
-                    "so its false-positive rate for that label is undefined."
-                )
-    return said
-
-
-def _undefined_metrics(metrics: dict[str, float], per_class: dict[str, dict[str, float]]) -> list[str]:
-    said = []
-    lost = [name for name, value in metrics.items() if math.isnan(value)]
-    if lost:
-        said.append(f"Undefined, since too few groups have the rates they need: {', '.join(lost)}.")
-    left_out: dict[tuple[str, ...], list[str]] = {}
-    for name in metrics:
-        out = tuple(label for label, part in per_class.items() if math.isnan(part.get(name, 0.0)))
-        if out and name not in lost:
-            left_out.setdefault(out, []).append(name)
-    for out, names in left_out.items():
-        said.append(f"The macro mean leaves out label {', '.join(out)} in: {', '.join(names)}.")
-    return said
-
-
-def _macro(per_class: dict[str, dict[str, float]]) -> dict[str, float]:
-    table = {name: np.abs([part[name] for part in per_class.values()]) for name in next(iter(per_class.values()))}
-    defined = {name: values[~np.isnan(values)] for name, values in table.items()}
-    return {name: float(values.mean()) if values.size else math.nan for name, values in defined.items()}
+from lbgnas.fairness.bootstrap import intervals, resampled
+from lbgnas.fairness.definitions import accuracy, macro, measure, worst_cell
+from lbgnas.fairness.metrics import columns_of, privileged_code
+from lbgnas.fairness.rates import Cells, binned, count, gather, share
+from lbgnas.fairness.result import Cell, FairnessReport
+from lbgnas.fairness.samples import Floats, Group, Positive, Samples, plain, positive_set, read, read_columns, read_pair
+from lbgnas.fairness.undefined import gaps_in_data, undefined_metrics
 
 
 def fairness_report(
@@ -237,11 +23,14 @@ def fairness_report(
     y_pred: ArrayLike,
     *,
     sensitive_features: object,
-    pos_label: Positive = 1,
+    pos_label: Positive | None = None,
     label_names: Sequence[str] | Mapping[int, str] | None = None,
     attribute_names: Sequence[str] | Mapping[Any, str] | None = None,
     multiclass: str = "ovr",
     privileged: Group | None = None,
+    n_boot: int = 0,
+    ci_quantiles: tuple[float, float] = (0.025, 0.975),
+    random_state: int = 0,
 ) -> FairnessReport:
     """Return every metric of `lbgnas.fairness.metrics` with the counts behind it.
 
@@ -254,11 +43,14 @@ def fairness_report(
         y_pred: predicted integer labels (N,), not scores.
         sensitive_features: one string or integer code per sample, or several columns (a mapping, or shape
             (N, attributes)) whose combinations are the groups; None, NaN and negative codes are dropped.
-        pos_label: the positive label, or a set of labels taken as one.
+        pos_label: the positive label, or a set of labels taken as one; None for 1 among 0 and 1 (or -1 and 1).
         label_names: names by label; also says which labels there are.
         attribute_names: names by sensitive value; also says which groups there are.
         multiclass: "ovr" or "pos_label".
         privileged: the sensitive value that the signed metrics subtract.
+        n_boot: bootstrap samples for intervals; 0 for none.
+        ci_quantiles: their ends.
+        random_state: their seed.
 
     Raises:
         LbgnasError: unusable or unequal input, a label or group that is not named, an unknown `multiclass`.
@@ -272,44 +64,41 @@ def fairness_report(
         raise unknown("multiclass", multiclass, ["ovr", "pos_label"])
     if sensitive_features is None:
         raise LbgnasError("sensitive_features: None; a value per sample is needed (tprd and max_fnr do without)")
-    check_pair(y_true, y_pred)
-    positive = positive_set(pos_label)
+    read_pair(y_true, y_pred)
     attributes = _attributes(attribute_names, sensitive_features)
-    samples = encode(y_true, y_pred, sensitive_features, attributes)
+    samples = read(y_true, y_pred, sensitive_features, groups=attributes)
     given = label_names if label_names is None or isinstance(label_names, Mapping) else dict(enumerate(label_names))
-    labels = _labels(samples, given, positive)
-    several = len(labels) > 2
-    if not several or multiclass == "pos_label":
-        stray = [label for label in positive if label not in labels]
-        if stray:
-            raise unknown("label", stray[0], map(str, labels), "pos_label")
-    if several and multiclass == "pos_label":
-        name = " + ".join(labels[label] for label in positive)
-        y, p = (positives(part, positive).astype(np.int64) for part in (samples.y, samples.p))
-        samples = Samples(y, p, samples.codes, samples.groups, samples.dropped)
-        labels, positive, several = {0: "rest", 1: name}, [1], False
+    labels = _labels(samples, given, pos_label)
+    positive = _positive(samples, labels, pos_label, multiclass)
+    if positive is not None and len(labels) > 2:
+        samples, labels, positive = _merged(samples, labels, positive)
 
-    contrast = None if privileged is None else against(samples, privileged)
-    per_class: dict[str, dict[str, float]] = {}
-    if several:
-        for label, name in labels.items():
-            pair = None if contrast is None else rates(contrast, label)
-            per_class[name] = measure(rates(samples, label), pair)
-        metrics = _macro(per_class)
-    else:
-        metrics = measure(rates(samples, positive), None if contrast is None else rates(contrast, positive))
-    cells = _cells(samples, labels, attributes, None if several else positive)
-    metrics["worst_group_accuracy"] = min(cell.accuracy for cell in cells if cell.count)
+    columns = [[label] for label in labels] if positive is None else [positive]
+    code = None if privileged is None else privileged_code(samples, privileged)
+    gathered = gather(samples)
+    per_column, values = _measured(gathered, columns, list(labels), code)
+    per_class = {}
+    if positive is None:
+        per_class = {
+            name: {metric: float(found[index]) for metric, found in per_column.items()}
+            for index, name in enumerate(labels.values())
+        }
+    metrics = {name: float(value) for name, value in values.items()}
+    found = {}
+    if n_boot:
+        weights = resampled(gathered, n_boot, random_state)
+        found = intervals(_measured(gathered, columns, list(labels), code, weights)[1], ci_quantiles)
 
-    undefined = _gaps_in_data(cells, None if several else positive)
+    cells = _cells(samples, labels, attributes, positive)
+    undefined = gaps_in_data([(c.label, c.label_name, c.attribute_name, c.count) for c in cells], positive)
     if len(set(samples.codes.tolist())) == 1:
         undefined.append("Only one group has samples, so every gap between groups is undefined.")
-    undefined += _undefined_metrics(metrics, per_class)
+    undefined += undefined_metrics({n: v for n, v in metrics.items() if n != "accuracy"}, per_class)
     named = None
     if privileged is not None:
         named = attributes[plain(privileged)] if attributes else _name(plain(privileged))
     return FairnessReport(
-        accuracy=float(np.mean(samples.y == samples.p)),
+        accuracy=metrics.pop("accuracy"),
         metrics=metrics,
         per_class=per_class,
         cells=cells,
@@ -318,4 +107,100 @@ def fairness_report(
         dropped=samples.dropped,
         collapsed=len(np.unique(samples.p)) == 1,
         privileged=named,
+        intervals=found,
+        resamples=n_boot,
     )
+
+
+def _measured(
+    cells: Cells, columns: list[list[int]], labels: list[int], privileged: int | None, weights: Floats | None = None
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Return the metrics of each column, and those of all: of the data, or of each resample."""
+    per_column = measure(count(cells, columns, weights), privileged)
+    by_label = count(cells, [[label] for label in labels], weights)
+    return per_column, {
+        "accuracy": accuracy(by_label),
+        **{name: macro(values) for name, values in per_column.items()},
+        "worst_group_accuracy": worst_cell(by_label),
+    }
+
+
+def _positive(
+    samples: Samples, labels: dict[int, str], pos_label: Positive | None, multiclass: str
+) -> list[int] | None:
+    """Return the labels taken as positive, None for one-vs-rest."""
+    if len(labels) > 2 and multiclass == "ovr":
+        return None
+    if pos_label is None:
+        if len(labels) > 2:
+            raise LbgnasError('pos_label: needed with multiclass="pos_label" and more than two labels')
+        return [1] if 1 in labels else columns_of(samples, None)[0]
+    chosen = positive_set(pos_label)
+    stray = [label for label in chosen if label not in labels]
+    if stray:
+        raise unknown("label", stray[0], map(str, labels), "pos_label")
+    return chosen
+
+
+def _merged(samples: Samples, labels: dict[int, str], positive: list[int]) -> tuple[Samples, dict[int, str], list[int]]:
+    y, p = (np.isin(part, positive).astype(np.int64) for part in (samples.y, samples.p))
+    name = " + ".join(labels[label] for label in positive)
+    merged = Samples(y, p, samples.codes, samples.groups, samples.weight, samples.dropped)
+    return merged, {0: "rest", 1: name}, [1]
+
+
+def _attributes(names: Sequence[str] | Mapping[Any, str] | None, sensitive: object) -> dict[Group, str] | None:
+    if names is None or isinstance(names, Mapping):
+        return None if names is None else {plain(group): str(name) for group, name in names.items()}
+    # a list of names beside string values can only say which strings may occur
+    textual = any(isinstance(value, str) for column in read_columns(sensitive) for value in column)
+    return {name if textual else code: str(name) for code, name in enumerate(names)}
+
+
+def _labels(samples: Samples, names: Mapping[int, str] | None, pos_label: Positive | None) -> dict[int, str]:
+    seen = {int(label) for label in np.union1d(samples.y, samples.p)}
+    if names is not None:
+        stray = sorted(seen - set(names))
+        if stray:
+            raise unknown("label", stray[0], map(str, names), "label_names")
+        if len(set(names.values())) < len(names):
+            raise LbgnasError(f"label_names: {', '.join(map(str, names.values()))} repeats a name; all must differ")
+        return {plain(label): str(name) for label, name in names.items()}
+    if seen <= {0, 1}:
+        seen = {0, 1}
+    elif len(seen) == 1 and pos_label is not None:
+        seen |= set(positive_set(pos_label))
+    return {label: str(label) for label in sorted(seen)}
+
+
+def _cells(
+    samples: Samples, labels: dict[int, str], names: Mapping[Group, str] | None, positive: list[int] | None
+) -> tuple[Cell, ...]:
+    size, order = len(samples.groups), list(labels)
+    place = {label: index for index, label in enumerate(order)}
+    code = np.array([place[label] for label in samples.y.tolist()], dtype=np.int64) * size + samples.codes
+
+    def mean(values: Floats) -> Floats:
+        return share(binned(code, values, size * len(order)), counts)
+
+    counts = np.bincount(code, minlength=size * len(order)).astype(np.float64)
+    right = mean((samples.y == samples.p).astype(np.float64))
+    chosen = np.full(len(counts), np.nan)
+    if positive is not None:
+        chosen = mean(np.isin(samples.p, positive).astype(np.float64))
+    return tuple(
+        Cell(
+            label,
+            group,
+            labels[label],
+            _name(group) if names is None else names[group],
+            int(counts[k]),
+            float(right[k]),
+            float(chosen[k]),
+        )
+        for k, (label, group) in enumerate((label, group) for label in order for group in samples.groups)
+    )
+
+
+def _name(group: Group) -> str:
+    return " & ".join(map(str, group)) if isinstance(group, tuple) else str(group)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -59,6 +60,7 @@ def test_a_search_leaves_what_it_promises(whole):
     assert set(records[2]["losses"]) == {"gate_loss", "expert_loss", "validation_loss", "adaptation_loss"}
     assert abs(sum(records[2]["group_share"]) - 1) < 1e-6
     assert len(records[2]["genotypes"]) == len(records[2]["skips"]) == 2
+    assert "coloured-digits: 40 images of 8 pixels, 2 classes, attribute colour" in output
     assert re.search(r"epoch 3/3 \| loss gate .* \| val acc .* groups .* skips", output)
 
 
@@ -66,11 +68,31 @@ def test_an_evaluation_leaves_what_it_promises(whole):
     folder, _, output = whole
     results = json.loads((folder / "evaluate" / "results.json").read_text())
     assert results["samples"] == 40
-    assert set(results["fairness"]) == {"routed", "mixture"}
+    parts = {f"expert {k}" for k, expert in enumerate(results["experts"]) if expert["test_share"]}
+    assert set(results["fairness"]) == {"routed", "mixture"} | parts
     assert len(results["experts"]) == 2
     assert abs(sum(expert["test_share"] for expert in results["experts"]) - 1) < 1e-6
     for words in ("top-1 routed", "soft mixture", "worst_group_accuracy", "synthetic", "multiply-accumulates"):
         assert words in output
+
+
+def test_an_evaluation_ends_with_the_audit_that_the_tool_makes_of_its_predictions(whole, tmp_path):
+    folder, _, output = whole
+    results = json.loads((folder / "evaluate" / "results.json").read_text())
+    columns = ["--label", "label", "--prediction", "prediction", "--sensitive", "colour", "--score", "score"]
+    done = run("audit", folder / "evaluate" / "predictions.csv", *columns, "--by", "expert", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "predictions-audit.csv").open() as file:
+        mine = {(row["part"], row["metric"]): row for row in csv.DictReader(file) if not row["label"]}
+    for part, own in (("all", "routed"), *((f"expert {k}", f"expert {k}") for k in (0, 1))):
+        for name, value in results["fairness"].get(own, {}).get("metrics", {}).items():
+            row, interval = mine[part, name], results["fairness"][own]["intervals"][name]
+            for key, wanted in (("value", value), ("low", interval["low"]), ("high", interval["high"])):
+                assert (row[key] == "") if wanted is None else float(row[key]) == pytest.approx(wanted, abs=1e-12)
+    for suffix in ("md", "csv", "svg"):
+        assert (folder / "evaluate" / f"audit.{suffix}").stat().st_size > 500
+    assert "audit.svg" in output
+    assert "## mixture" in (folder / "evaluate" / "audit.md").read_text()
 
 
 def test_seeds_repeat(whole, tmp_path):
@@ -234,7 +256,7 @@ def test_a_checkpoint_runs_nothing_when_loaded(tmp_path):
 
 
 def test_help_is_fast_and_imports_no_torch():
-    for tool in ("search", "evaluate", "visualize"):
+    for tool in ("search", "evaluate", "visualize", "audit"):
         code = (
             "import sys, runpy\n"
             f"sys.argv = ['{tool}.py', '--help']\n"
@@ -248,4 +270,4 @@ def test_help_is_fast_and_imports_no_torch():
 
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr
-        assert "--genotype" in done.stdout or "--base" in done.stdout
+        assert any(flag in done.stdout for flag in ("--genotype", "--base", "--prediction"))

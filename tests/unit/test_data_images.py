@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lbgnas.data.image_data import DataInfo, FolderImages, TensorImages
+from lbgnas.data.file_images import class_folders, photographs
+from lbgnas.data.image_data import DataInfo, TensorImages
 from lbgnas.errors import LbgnasError
 
 INFO = DataInfo("tiny", 2, ("no", "yes"), 1, 4, (0.5,), (0.25,))
@@ -120,8 +121,8 @@ def test_bad_tensors_are_refused(images: torch.Tensor, labels: list[float], sent
 
 
 def test_bad_attributes_and_ids_are_refused() -> None:
-    with pytest.raises(LbgnasError, match="attribute -1 of sample id 1 is not allowed; it must be 0 or more"):
-        TensorImages(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]), INFO, torch.tensor([0, -1]))
+    with pytest.raises(LbgnasError, match="attribute -2 of sample id 1 is not allowed; it must be -1 or more"):
+        TensorImages(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]), INFO, torch.tensor([0, -2]))
     with pytest.raises(LbgnasError, match="sample id -1 is not in the data; allowed are 0 to 5"):
         tiny().images(torch.tensor([2, -1]))
     with pytest.raises(LbgnasError, match="sample id 6 is not in the data"):
@@ -141,6 +142,10 @@ def test_bad_info_is_refused(change: dict[str, object], sentence: str) -> None:
         replace(INFO, **change)
 
 
+def folder(root: Path, size: int):
+    return class_folders(root, photographs("folder", (), size))
+
+
 def test_folder_scales_the_shorter_side_and_keeps_the_middle(tmp_path: Path) -> None:
     # 8 x 24, three squares side by side: red, green, blue; halving it and cropping leaves the green one.
     pixels = np.zeros((8, 24, 3), np.uint8)
@@ -151,7 +156,7 @@ def test_folder_scales_the_shorter_side_and_keeps_the_middle(tmp_path: Path) -> 
     save(tmp_path / "b" / "grey.webp", np.full((4, 4), 128, np.uint8))
     save(tmp_path / ".hidden" / "x.png", pixels)
     (tmp_path / "b" / "notes.txt").write_text("not an image")
-    data = FolderImages(tmp_path, 4)
+    data = folder(tmp_path, 4)
     assert data.info.class_names == ("a", "b")
     assert data.labels.tolist() == [0, 1, 1]
     wide, grey, tall = data.images(torch.arange(3))
@@ -169,16 +174,16 @@ def test_folder_scales_the_shorter_side_and_keeps_the_middle(tmp_path: Path) -> 
 def test_folder_fingerprint_changes_with_names_and_lengths(tmp_path: Path) -> None:
     for name in ("a/1.png", "a/2.png", "b/1.png"):
         save(tmp_path / name, np.zeros((4, 4, 3), np.uint8))
-    first = FolderImages(tmp_path, 4).fingerprint()
-    assert FolderImages(tmp_path, 4).fingerprint() == first
-    assert FolderImages(tmp_path, 5).fingerprint() != first
-    assert FolderImages(tmp_path, 4).select(torch.tensor([0, 2])).fingerprint() != first
+    first = folder(tmp_path, 4).fingerprint()
+    assert folder(tmp_path, 4).fingerprint() == first
+    assert folder(tmp_path, 5).fingerprint() != first
+    assert folder(tmp_path, 4).select(torch.tensor([0, 2])).fingerprint() != first
     (tmp_path / "a" / "2.png").rename(tmp_path / "a" / "3.png")
-    renamed = FolderImages(tmp_path, 4).fingerprint()
+    renamed = folder(tmp_path, 4).fingerprint()
     with (tmp_path / "b" / "1.png").open("ab") as file:
         file.write(b"\0")
-    assert len({first, renamed, FolderImages(tmp_path, 4).fingerprint()}) == 3
-    data = FolderImages(tmp_path, 4)
+    assert len({first, renamed, folder(tmp_path, 4).fingerprint()}) == 3
+    data = folder(tmp_path, 4)
     (tmp_path / "a" / "3.png").unlink()
     with pytest.raises(LbgnasError, match=r"3\.png: cannot be read \(No such file"):
         data.fingerprint()
@@ -190,7 +195,7 @@ def test_unreadable_images_are_named(tmp_path: Path) -> None:
     whole = (tmp_path / "a" / "short.png").read_bytes()
     (tmp_path / "a" / "short.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "b" / "text.jpg").write_text("hello")
-    data = FolderImages(tmp_path, 4)
+    data = folder(tmp_path, 4)
     assert data.images(torch.tensor([0])).shape == (1, 3, 4, 4)
     for sample_id, name in ((1, "short.png"), (2, "text.jpg")):
         with pytest.raises(LbgnasError, match=f"{name}: this image cannot be read"):

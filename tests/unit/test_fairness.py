@@ -13,9 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import lbgnas.fairness as m
 from lbgnas.errors import LbgnasError
-from lbgnas.fairness import metrics as m
+from lbgnas.fairness.rates import count, gather, rates
 from lbgnas.fairness.report import fairness_report
+from lbgnas.fairness.samples import read
 
 Y = [1, 1, 0, 0, 1, 1, 1, 0]
 P = [1, 0, 0, 1, 1, 1, 1, 0]
@@ -91,9 +93,10 @@ def test_golden_example_signed():
 
 
 def test_golden_rates():
-    got = m.rates(m.encode(Y, P, A), 1)
-    assert got.groups == ("a", "b")
-    assert [got.selection.tolist(), got.tpr.tolist(), got.fpr.tolist()] == [
+    samples = read(Y, P, A)
+    got = rates(count(gather(samples), [[1]]))
+    assert samples.groups == ("a", "b")
+    assert [got.selection[0].tolist(), got.tpr[0].tolist(), got.fpr[0].tolist()] == [
         [0.5, 0.75],
         [0.5, 1.0],
         [0.5, 0.0],
@@ -528,19 +531,20 @@ def test_markdown_rows():
     report = fairness_report(
         Y, P, sensitive_features=A, label_names=["no", "yes"], attribute_names={"a": "red|r", "b": "blue"}
     )
-    lines = report.to_markdown().splitlines()
+    lines = [" ".join(line.split()) for line in report.to_markdown().splitlines()]
     assert "| dp | 0.2500 |" in lines
     assert "| accuracy | 0.7500 |" in lines
     assert "| yes | red\\|r | 2 | 0.5000 | 0.5000 |" in lines
     assert "| no | blue | 1 | 1.0000 | 0.0000 |" in lines
-    assert "| tprd | undefined |" in fairness_report(Y, P, sensitive_features=[1] * 8).to_markdown()
+    undefined = fairness_report(Y, P, sensitive_features=[1] * 8).to_markdown()
+    assert "| tprd | undefined |" in " ".join(undefined.split())
 
 
 def test_markdown_tables_are_rectangular_with_classes():
     text = fairness_report(*random_case(1, labels=3)[:2], sensitive_features=random_case(1)[2]).to_markdown()
     for block in text.split("\n\n")[:2]:
         assert len({line.count("|") for line in block.splitlines()}) == 1
-    assert "| metric | 0 | 1 | 2 | macro mean |" in text
+    assert "| metric | 0 | 1 | 2 | macro mean |" in " ".join(text.split())
     assert "predicted positive" not in text
 
 
