@@ -47,9 +47,7 @@ def learn_groups(problem: Problem, options: Options, recipe: Recipe, seed: int, 
     """Search a grouping of the training half, with the validation half for level 3."""
     torch.manual_seed(seed)
     groups = problem.groups
-    experts = Experts(
-        [models.expert(problem) for _ in range(groups)], (), "classifier" if problem.kind != "vector" else None
-    )
+    experts = Experts([models.expert(problem) for _ in range(groups)], (), "classifier" if problem.kind != "vector" else None)
     gate = models.gate(problem, groups)
     logits = initial_assignments(len(problem.train), groups, seed) if init is None else init
     learner = Learner(experts, gate, logits, options.rows)
