@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.planted import models
 from benchmarks.planted.problems import Problem
-from benchmarks.planted.training import Recipe, logits_of, shuffled
+from benchmarks.planted.training import Recipe, shuffled
 from lbgnas.engine.schedules import cosine
-from lbgnas.grouping.adaptation import Adaptation, mmd
+from lbgnas.grouping.adaptation import Adaptation, mmd, mmd_literal
 from lbgnas.grouping.assignments import RowOptimizer, initial_assignments
 from lbgnas.grouping.experts import Experts
 from lbgnas.grouping.learner import Learner, VanishedHypergradient
@@ -23,75 +22,60 @@ from lbgnas.grouping.sgd import Sgd
 
 @dataclass(frozen=True)
 class Options:
-    """How the groups are learned; the values here are the defaults of lbgnas."""
+    """How the groups are learned; fields as in the settings of a search."""
 
     mutual_information: float = 1.0
     rows: RowOptimizer = field(default_factory=RowOptimizer)
     frozen: bool = False
-    adaptation: float = 0.0
-    extra: dict[str, Any] = field(default_factory=dict)
+    adaptation: Adaptation | None = None
+    mixture: bool = False
     gate_rate: float = 0.05
-    epochs: int | None = None
+
+
+OURS = Options()
+FROZEN = Options(frozen=True)
+DALBG = Options(adaptation=Adaptation(mmd, 0.1))
+LITERAL = Options(mutual_information=0.0, rows=RowOptimizer("sgd"), adaptation=None)
+LITERAL_DALBG = dataclasses.replace(LITERAL, adaptation=Adaptation(mmd_literal, 0.1))
 
 
 @dataclass(frozen=True)
-class Grouping:
-    """A gate, the rows of C's logits for the training half, and what was seen of them in every epoch."""
+class Found:
+    """The gate, and the rows of C's logits for the training half."""
 
     gate: nn.Module
     assignment_logits: Tensor
-    history: list[dict[str, float]]
+    validation_loss: float
 
 
-def learn_groups(problem: Problem, options: Options, recipe: Recipe, seed: int, watch=None, init=None) -> Grouping:
-    """Search a grouping of the training half, with the validation half for level 3."""
-    torch.manual_seed(seed)
-    groups = problem.groups
-    experts = Experts([models.expert(problem) for _ in range(groups)], (), "classifier" if problem.kind != "vector" else None)
-    gate = models.gate(problem, groups)
-    logits = initial_assignments(len(problem.train), groups, seed) if init is None else init
-    learner = Learner(experts, gate, logits, options.rows)
-    epochs = options.epochs or recipe.epochs
-    levels = Levels(
-        gate=Sgd(options.gate_rate, 0.9, recipe.decay),
-        experts=Sgd(recipe.rate, recipe.momentum, recipe.decay, recipe.clip),
-        mutual_information=options.mutual_information,
-        adaptation=Adaptation(mmd, options.adaptation) if options.adaptation else None,
-        assignments=not options.frozen,
-        **options.extra,
-    )
+def learn_groups(problem: Problem, options: Options, recipe: Recipe, seed: int) -> Found:
+    """Learn a grouping of the training half, with the validation half for level 3."""
+    train, held = problem.train, problem.validation
+    experts = Experts([models.expert(problem) for _ in range(problem.groups)])
+    logits = initial_assignments(len(train), problem.groups, seed)
+    learner = Learner(experts, models.gate(problem, problem.groups), logits, options.rows)
     generator = torch.Generator().manual_seed(seed)
-    validation = shuffled(len(problem.validation), recipe.batch, 10 * epochs, generator)
-    history = []
-    last = -1
-    sums = [0.0, 0]
-    for epoch, rows in shuffled(len(problem.train), recipe.batch, epochs, generator):
-        if epoch != last:
-            if watch and last >= 0:
-                history.append({"L3": sums[0] / sums[1], **watch(learner, last)})
-                sums = [0.0, 0]
-            last = epoch
-            rate = cosine(1.0, 0.0, epoch, epochs)
-            now = dataclasses.replace(
-                levels,
-                gate=levels.gate._replace(rate=levels.gate.rate * rate),
-                experts=levels.experts._replace(rate=levels.experts.rate * rate),
-            )
-        held = next(validation)[1]
-        part, other = problem.train, problem.validation
+    validation = shuffled(len(held), recipe.batch, 10 * recipe.epochs, generator)
+    last: list[Tensor] = []
+    for epoch, rows in shuffled(len(train), recipe.batch, recipe.epochs, generator):
+        rate = cosine(1.0, 0.0, epoch, recipe.epochs)
+        levels = Levels(
+            gate=Sgd(options.gate_rate * rate, recipe.momentum, recipe.decay),
+            experts=Sgd(recipe.rate * rate, recipe.momentum, recipe.decay, recipe.clip),
+            mutual_information=options.mutual_information,
+            adaptation=options.adaptation,
+            mixture=options.mixture,
+            assignments=not options.frozen,
+        )
+        other = next(validation)[1]
+        batches = (train.x[rows], train.y[rows], rows), (held.x[other], held.y[other], other)
         try:
-            losses = learner.step((part.x[rows], part.y[rows], rows), (other.x[held], other.y[held], held), now)
-            if losses.validation is not None:
-                sums[0] += losses.validation.item()
-                sums[1] += 1
+            losses = learner.step(*batches, levels)
         except VanishedHypergradient:
-            pass
-    if watch:
-        history.append({"L3": sums[0] / max(1, sums[1]), **watch(learner, last)})
-    assert learner.gate is not None and learner.assignment_logits is not None
-    return Grouping(learner.gate.eval(), learner.assignment_logits, history)
-
-
-def assign(gate: nn.Module, x: Tensor) -> Tensor:
-    """Return the gate's group of each sample."""
-    return logits_of(gate, x).argmax(1)
+            continue  # every decision of the gate is exactly 0 or 1: this batch teaches C nothing
+        if epoch == recipe.epochs - 1 and losses.validation is not None:
+            last.append(losses.validation)
+    assert learner.gate is not None
+    assert learner.assignment_logits is not None
+    loss = float(torch.stack(last).mean()) if last else float("nan")
+    return Found(learner.gate.eval(), learner.assignment_logits, loss)

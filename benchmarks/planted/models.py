@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-
-from benchmarks.planted.problems import Problem
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.planted.problems import Problem
 from lbgnas.networks.counting import count_parameters
 
 EXPERT_WIDTH = 5
@@ -17,7 +16,7 @@ GATE_WIDTH = 4
 
 
 class SmallCnn(nn.Module):
-    """Two 3x3 convolutions of `width` and twice `width` channels, each with ReLU and 2x2 max pooling; one linear layer."""
+    """3x3 convolutions of `width` and twice `width` channels, each with ReLU and 2x2 max pooling; a linear layer."""
 
     def __init__(self, width: int, outputs: int, side: int = 14, in_channels: int = 1) -> None:
         super().__init__()

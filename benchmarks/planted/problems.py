@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lbgnas.data.fashion_mnist import load as load_fashion
@@ -33,7 +32,7 @@ class Part:
 class Problem:
     """A problem with its training half, validation half and test part.
 
-    kind: "vector" (linear experts), "image" (small CNNs) or "supernet" (small DARTS supernets).
+    kind: "vector" (linear experts) or "image" (small CNNs).
     """
 
     name: str
@@ -46,7 +45,9 @@ class Problem:
 
     @property
     def pool(self) -> Part:
-        return Part(*(torch.cat(pair) for pair in zip(*((p.x, p.y, p.group) for p in (self.train, self.validation)))))
+        """Both halves together."""
+        one, two = self.train, self.validation
+        return Part(torch.cat([one.x, two.x]), torch.cat([one.y, two.y]), torch.cat([one.group, two.group]))
 
 
 def _generator(name: str, seed: int) -> torch.Generator:
@@ -94,7 +95,7 @@ def _fashion(part: str, side: int) -> tuple[Tensor, Tensor]:
 
 
 def _images(
-    name: str, kind: str, groups: int, shift: int, change: Callable[[Tensor, int], Tensor], side: int, count: int
+    name: str, groups: int, shift: int, change: Callable[[Tensor, int], Tensor], side: int = 14, count: int = 6000
 ) -> Callable[[int], Problem]:
     """Return Fashion-MNIST where group g is changed by `change` and has its label shifted by g * shift."""
 
@@ -107,7 +108,7 @@ def _images(
         group = torch.randint(groups, (len(x),), generator=generator)
         changed = torch.stack([change(x, index) for index in range(groups)])[group, torch.arange(len(x))]
         whole = Part(changed, (label + shift * group) % 10, group)
-        return _split(name, kind, groups, 10, (count, count, len(test)), whole)
+        return _split(name, "image", groups, 10, (count, count, len(test)), whole)
 
     return make
 
@@ -133,8 +134,7 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "linear-2": linear(2),
     "linear-3": linear(3),
     "linear-4": linear(4),
-    "inverted": _images("inverted", "image", 2, 5, _inverted, 14, 6000),
-    "mark": _images("mark", "image", 2, 5, _marked, 14, 6000),
-    "rotations": _images("rotations", "image", 4, 3, _rotated, 14, 6000),
-    "inverted-supernets": _images("inverted-supernets", "supernet", 2, 5, _inverted, 14, 2000),
+    "inverted": _images("inverted", 2, 5, _inverted),
+    "mark": _images("mark", 2, 5, _marked),
+    "rotations": _images("rotations", 4, 3, _rotated),
 }

@@ -24,7 +24,7 @@ class Recipe:
     clip: float = 5.0
 
 
-RECIPES = {"vector": Recipe(20, 64, 0.1), "image": Recipe(15, 64, 0.05)}
+RECIPES = {"vector": Recipe(40, 256, 0.3), "image": Recipe(15, 64, 0.05)}
 
 
 def shuffled(count: int, size: int, epochs: int, generator: torch.Generator) -> Iterator[tuple[int, Tensor]]:
@@ -71,10 +71,3 @@ def fit_classifier(
 def logits_of(model: nn.Module, x: Tensor, size: int = 2000) -> Tensor:
     """Return the logits of all samples."""
     return torch.cat([model(part) for part in torch.split(x, size)])
-
-
-def class_balance(y: Tensor, classes: int) -> Tensor:
-    """Return a weight a sample, inverse to the frequency of its class, 1 in the mean; classes without samples ignored."""
-    count = torch.bincount(y, minlength=classes).float()
-    weight = len(y) / (count.clamp_min(1) * (count > 0).sum())
-    return weight[y]
