@@ -26,13 +26,14 @@ from lbgnas.engine.record import add_losses, cell_record, epoch_line, epoch_mean
 from lbgnas.engine.reporting import Reporter
 from lbgnas.engine.result import write_genotype
 from lbgnas.engine.run import Run
-from lbgnas.engine.run_folder import CHECKPOINT, SPLIT, Metrics
+from lbgnas.engine.run_folder import CHECKPOINT, SPACE, SPLIT, Metrics
 from lbgnas.errors import LbgnasError
+from lbgnas.files import write_text
 from lbgnas.genotype import CellGenotype
 from lbgnas.grouping.learner import NonFinite
 from lbgnas.grouping.unrolled import Levels
 from lbgnas.networks.counting import count_parameters
-from lbgnas.space import SearchSpace
+from lbgnas.space import SearchSpace, load_space, space_text
 
 AGREEMENT_SAMPLES = 500
 
@@ -79,7 +80,12 @@ class Search(Run):
                 "order: reference is the bases' own step, for grouping none only; leave it out or use shared"
             )
         self.base: Base = find_base(settings.base)
-        self.space: SearchSpace = space_of(settings, self.base)
+        space_path = folder / SPACE
+        # The run keeps its own copy: a file of the user's may change or go before a resume.
+        kept = resume and space_path.exists()
+        self.space: SearchSpace = load_space(str(space_path)) if kept else space_of(settings, self.base)
+        if not kept:
+            write_text(space_path, space_text(self.space))
         self.plan = Plan(settings, self.base, self.space)
         self.data: ImageData = open_pool(
             settings.data, image_size=settings.image_size, limit=settings.limit, options=settings.options
@@ -125,7 +131,7 @@ class Search(Run):
             "base": settings.base,
             "grouping": settings.grouping,
             "num_experts": settings.experts,
-            "space": self.space.model_dump_json(),
+            "space": space_text(self.space),
             "data": self.split.fingerprint,
             "settings": settings.model_dump_json(),
         }

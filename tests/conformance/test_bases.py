@@ -95,6 +95,7 @@ def test_stops_change_no_bit_and_the_result_loads_anywhere(tmp_path, settings, b
     for number, after in enumerate(stops):
         with pytest.raises(Interrupted, match="go on with --resume"):
             Search(wanted, place, resume=number > 0, report=Stopper(after)).run()
+    (tmp_path / "small.yaml").unlink()  # the run has its own copy
     stopped = Search(wanted, place, resume=True)
     assert (stopped.plan.place(stopped.epoch), stopped.step_in_epoch) == ((int(base == "pdarts"), 0), 1)
     stopped.run()
