@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from lbgnas.bases.base import Base, find_base
 from lbgnas.bases.pdarts import prune
@@ -19,22 +18,24 @@ from lbgnas.data.image_data import ImageData
 from lbgnas.data.seeds import derive_seed
 from lbgnas.data.sources import open_pool
 from lbgnas.data.split import Split, load_split, make_split, save_split
+from lbgnas.engine.checkpoint import to_device
 from lbgnas.engine.collapse import collapse_notes
-from lbgnas.engine.inference import accuracy, answers, gate_groups
+from lbgnas.engine.inference import accuracy, answers, expert_agreement, gate_groups
 from lbgnas.engine.interrupts import Interrupts
 from lbgnas.engine.plan import Plan, build_experts, build_learner, space_of, told_size
 from lbgnas.engine.record import add_losses, cell_record, epoch_line, epoch_means, group_record
 from lbgnas.engine.reporting import Reporter
 from lbgnas.engine.result import write_genotype
 from lbgnas.engine.run import Run
-from lbgnas.engine.run_folder import CHECKPOINT, SPLIT, Metrics
+from lbgnas.engine.run_folder import CHECKPOINT, SPACE, SPLIT, Metrics
 from lbgnas.engine.scouts import run_scouts
 from lbgnas.errors import LbgnasError
+from lbgnas.files import write_text
 from lbgnas.genotype import CellGenotype
 from lbgnas.grouping.learner import NonFinite
 from lbgnas.grouping.unrolled import Levels
 from lbgnas.networks.counting import count_parameters
-from lbgnas.space import SearchSpace
+from lbgnas.space import SearchSpace, load_space, space_text
 
 AGREEMENT_SAMPLES = 500
 
@@ -81,7 +82,12 @@ class Search(Run):
                 "order: reference is the bases' own step, for grouping none only; leave it out or use shared"
             )
         self.base: Base = find_base(settings.base)
-        self.space: SearchSpace = space_of(settings, self.base)
+        space_path = folder / SPACE
+        # The run keeps its own copy: a file of the user's may change or go before a resume.
+        kept = resume and space_path.exists()
+        self.space: SearchSpace = load_space(str(space_path)) if kept else space_of(settings, self.base)
+        if not kept:
+            write_text(space_path, space_text(self.space))
         self.plan = Plan(settings, self.base, self.space)
         self.data: ImageData = open_pool(
             settings.data, image_size=settings.image_size, limit=settings.limit, options=settings.options
@@ -128,7 +134,7 @@ class Search(Run):
             "base": settings.base,
             "grouping": settings.grouping,
             "num_experts": settings.experts,
-            "space": self.space.model_dump_json(),
+            "space": space_text(self.space),
             "data": self.split.fingerprint,
             "settings": settings.model_dump_json(),
         }
@@ -156,7 +162,7 @@ class Search(Run):
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Take over a checkpoint's content; the supernets are built with the operations that it names."""
-        state = _to_device(content["learner"], self.device)
+        state = to_device(content["learner"], self.device)
         self.sums = {str(name): float(value) for name, value in content["sums"].items()}
         self.information = None if content["information"] is None else float(content["information"])
         if len(content["operations"]) != len(self.spaces):
@@ -284,40 +290,19 @@ class Search(Run):
         pairs = zip(self.spaces, self._alphas(), strict=True)
         return tuple(self.base.derive(space, own, self.plan.max_skips) for space, own in pairs)
 
-    def _agreement(self) -> float | None:
-        """Return the share of validation samples, of the first ones, on which all experts answer the same."""
-        if self.settings.experts == 1:
-            return None
-        found = answers(
-            self.learner.gate,
-            self.learner.experts.modules,
-            self.data,
-            self.split.validation[:AGREEMENT_SAMPLES],
-            self.device,
-            all_experts=True,
-            multiple=self.plan.size_multiple,
-        )
-        assert found.experts is not None
-        labels = found.experts.argmax(2)
-        return float((labels == labels[:, :1]).all(1).float().mean())
-
     def validation_accuracy(self) -> float:
         """Return the top-1 routed accuracy on the validation half, running statistics, unaugmented."""
-        found = answers(
-            self.learner.gate,
-            self.learner.experts.modules,
-            self.data,
-            self.split.validation,
-            self.device,
-            multiple=self.plan.size_multiple,
-        )
+        learner, ids, multiple = self.learner, self.split.validation, self.plan.size_multiple
+        found = answers(learner.gate, learner.experts.modules, self.data, ids, self.device, multiple=multiple)
         return accuracy(found.routed, found.labels)
 
     def _record(self, levels: Levels, seconds: float) -> dict[str, Any]:
-        ids, logits = self.split.train, self.learner.assignment_logits
-        probs = gate_groups(self.learner.gate, self.data, ids, self.device, self.plan.size_multiple)
+        learner, ids, multiple = self.learner, self.split.train, self.plan.size_multiple
+        logits = learner.assignment_logits
+        probs = gate_groups(learner.gate, self.data, ids, self.device, multiple)
         shares = group_record(probs, None if logits is None else logits[ids.to(logits.device)])
-        agreement = self._agreement()
+        some = self.split.validation[:AGREEMENT_SAMPLES]
+        agreement = expert_agreement(learner.gate, learner.experts.modules, self.data, some, self.device, multiple)
         return {
             "epoch": self.epoch,
             "stage": self.plan.place(self.epoch)[0],
@@ -344,11 +329,3 @@ class Search(Run):
         }
         path = write_genotype(self.folder, self.settings, self.space.name, cells, self.learner.gate, provenance)
         return path, cells
-
-
-def _to_device(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: _to_device(item, device) for key, item in value.items()}
-    return [_to_device(item, device) for item in value] if isinstance(value, list) else value
