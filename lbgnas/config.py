@@ -171,7 +171,7 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
 
 
-def load_preset(name: str, section: Literal["search", "evaluation"]) -> dict[str, Any]:
+def load_preset(name: str, section: Literal["search", "evaluation", "groups"]) -> dict[str, Any]:
     """Return one section of a preset.
 
     Raises:

@@ -23,7 +23,7 @@ def save_checkpoint(path: Path, kind: str, identity: Mapping[str, Any], content:
 
     Args:
         path: where.
-        kind: "search" or "evaluation".
+        kind: "search", "evaluation" or "groups".
         identity: what the run is (base, grouping, sizes, data); compared on loading.
         content: nested mappings and lists of tensors, numbers and text.
     """

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save
 
 from lbgnas.config import DataOptions, EvaluationSettings, validated
 from lbgnas.data.batches import Batch, batches, num_steps
@@ -18,6 +17,7 @@ from lbgnas.data.seeds import derive_seed
 from lbgnas.data.sources import open_pool, open_test
 from lbgnas.data.transforms import padded_size
 from lbgnas.engine.checkpoint import load_checkpoint, save_checkpoint
+from lbgnas.engine.grouped_model import GroupedModel, save_model, stacked_record
 from lbgnas.engine.inference import answers, gate_groups
 from lbgnas.engine.interrupts import Interrupted, Interrupts
 from lbgnas.engine.measures import Measures, measure, predictions_csv
@@ -26,7 +26,7 @@ from lbgnas.engine.result import load_gate
 from lbgnas.engine.run_folder import CHECKPOINT, Metrics
 from lbgnas.engine.schedules import cosine, ramp
 from lbgnas.errors import LbgnasError
-from lbgnas.files import write_bytes, write_text
+from lbgnas.files import write_text
 from lbgnas.genotype import CellGenotype, load, resolve
 from lbgnas.grouping.learner import NonFinite
 from lbgnas.networks.counting import count_parameters
@@ -298,9 +298,13 @@ class Evaluation:
         )
 
     def _finish(self) -> Measures:
-        for index, network in enumerate(self.networks):
-            content = save({n: v.detach().cpu().contiguous() for n, v in network.state_dict().items()})
-            write_bytes(self.folder / f"expert{index}.safetensors", content)
+        info, stem = self.data.info, self.settings.stem
+        records = [
+            stacked_record(cell, *size, info, stem)
+            for cell, size in zip(self.genotype.experts, self.sizes, strict=True)
+        ]
+        model = GroupedModel(self.gate, self.networks, info, self.trained)
+        save_model(self.folder, model, records, None if self.gate is None else self.gate.record)
         test = open_test(self.spec, image_size=self.image_size, limit=self.limit, options=self.options)
         found = answers(self.gate, self.networks, test, torch.arange(len(test)), self.device, all_experts=True)
         measures = measure(found, test, self.networks, self.gate, [len(rows) for rows in self.own], self.trained)
