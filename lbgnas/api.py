@@ -39,7 +39,7 @@ def search(
         LbgnasError: for settings, data or a folder that do not work, and for non-finite losses.
     """
     prepare_cpu()
-    wanted = validated(SearchSettings, merged(load_preset(preset, "search"), settings), "search")
+    wanted = validated(SearchSettings, merged(load_preset(preset, "search", settings.get("base")), settings), "search")
     folder = new_folder(Path(out), "")
     run = Search(wanted, folder, torch.device(device), report=report)
     write_text(folder / CONFIG, to_yaml(wanted))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -68,13 +68,12 @@ def parse(
         LbgnasError: for unknown presets, keys and values, and for --resume beside settings.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("--preset", "--config"):
+    for name in ("--preset", "--config", "--base"):
         early.add_argument(name, nargs="?")
     known, _ = early.parse_known_args(list(argv))
     preset = known.preset or "quick"
-    values: dict[str, Any] = load_preset(preset, section)
-    if known.config is not None:
-        values = merged(values, read_yaml(Path(known.config)))
+    own = {} if known.config is None else read_yaml(Path(known.config))
+    values = merged(load_preset(preset, section, known.base or own.get("base")), own)
     default = validated(schema, values, known.config or f"preset {preset}")
     parser = Parser(about)
     run = parser.add_argument_group("run")
@@ -130,7 +129,8 @@ def _add_settings(parser: Parser, schema: type[BaseModel], default: BaseModel, a
         if isinstance(value, BaseModel):
             nested.append((type(value), value, (*above, name)))
             continue
-        shown = "" if value in (None, "") else f"(default: {value})"
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        shown = "" if value in (None, "") else f"(default: {text})"
         flag = "--" + ".".join((*above, name)).replace("_", "-")
         about = f"{field.description or ''} {shown}".strip()
         if field.annotation is bool:
@@ -146,7 +146,8 @@ def _metavar(field: FieldInfo) -> str:
     choices = list(_literals(field.annotation))
     if choices:
         return "{" + ",".join(choices) + "}"
-    return {int: "INT", float: "FLOAT"}.get(kinds[0], "TEXT")
+    name = {int: "INT", float: "FLOAT"}.get(kinds[0], "TEXT")
+    return f"{name},..." if get_origin(field.annotation) is tuple else name
 
 
 def _literals(annotation: Any) -> Iterator[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from lbgnas.errors import LbgnasError, unknown
 
@@ -27,6 +27,48 @@ class NetworkSettings(Settings):
     """Cells of the single network; each of K experts gets max(3, ceil(cells / K) + 1)."""
     channels: int = Field(16, ge=4, le=1024)
     """Channels of the first cell."""
+
+
+class SupernetSettings(Settings):
+    """How large the supernets are."""
+
+    cells: int | None = Field(None, ge=3, le=64)
+    """Cells of the single supernet (in the first stage); each of K experts gets max(3, ceil(cells / K) + 1).
+    None: as the search space says."""
+    channels: int = Field(16, ge=4, le=1024)
+    """Channels of the first cell."""
+
+
+def _listed(value: object) -> object:
+    """Take "0,6,12" from the command line as a list."""
+    return value.split(",") if isinstance(value, str) else value
+
+
+class StageSettings(Settings):
+    """What changes from stage to stage of P-DARTS, one entry each; the other bases have one stage, the first."""
+
+    added_cells: Annotated[tuple[int, ...], BeforeValidator(_listed)] = (0, 6, 12)
+    """Added to the single supernet's cells."""
+    added_channels: Annotated[tuple[int, ...], BeforeValidator(_listed)] = (0, 0, 0)
+    """Added to the channels of the first cell."""
+    skip_dropout: Annotated[tuple[float, ...], BeforeValidator(_listed)] = (0.0, 0.4, 0.7)
+    """Probability with which entries of plain skips are dropped when a stage begins to learn A."""
+
+    @field_validator("skip_dropout")
+    @classmethod
+    def _probabilities(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 <= prob < 1 for prob in value):
+            raise ValueError("each must be at least 0 and below 1")
+        return value
+
+
+class AuxiliarySkipSettings(Settings):
+    """The auxiliary skip of DARTS-; without effect on the other bases."""
+
+    decay: Literal["linear", "cosine", "slow-cosine", "constant"] = "linear"
+    """How its weight falls over the epochs."""
+    weight: float = Field(1.0, ge=0)
+    """Its weight at the start."""
 
 
 class WeightSettings(Settings):
@@ -68,7 +110,7 @@ class ArchitectureSettings(Settings):
     """None: the base's own."""
     decay: float = Field(1e-3, ge=0)
     warmup: float | None = Field(None, ge=0, le=1)
-    """Share of the epochs with A frozen; None: the base's own."""
+    """Share of the epochs of each stage with A frozen; None: the base's own."""
 
 
 class DataOptions(Settings):
@@ -98,8 +140,10 @@ class DataOptions(Settings):
 class SearchSettings(DataOptions):
     """Everything a search depends on."""
 
-    base: Literal["darts", "pcdarts"] = "darts"
+    base: Literal["darts", "pdarts", "pcdarts", "darts-"] = "darts"
     """The search method whose supernet each expert is."""
+    space: str | None = None
+    """Name of a search space, or a YAML file of your own. None: the base's own."""
     grouping: Literal["none", "lbg", "dalbg"] = "none"
     """none: the base alone; lbg: Learning by Grouping; dalbg: with domain adaptation."""
     num_experts: int = Field(2, ge=1, le=8)
@@ -119,9 +163,14 @@ class SearchSettings(DataOptions):
     limit: int | None = Field(None, ge=20)
     """Use only so many images, for a quick trial."""
     epochs: int = Field(50, ge=1)
+    """Epochs of each stage; P-DARTS has three stages, the other bases one."""
+    max_skips: int | None = Field(None, ge=0)
+    """Skip connections that a normal cell may have. None: the base's own, 2 for P-DARTS and any number for others."""
     batch_size: int = Field(64, ge=2)
     seed: int = Field(0, ge=0)
-    network: NetworkSettings = NetworkSettings()
+    network: SupernetSettings = SupernetSettings()
+    stages: StageSettings = StageSettings()
+    auxiliary_skip: AuxiliarySkipSettings = AuxiliarySkipSettings()
     weights: WeightSettings = WeightSettings()
     gate: GateSettings = GateSettings()
     assignments: AssignmentSettings = AssignmentSettings()
@@ -160,7 +209,8 @@ class EvaluationSettings(DataOptions):
     cutout: int = Field(16, ge=0)
     """Side of the square cut out of training images, in pixels."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    stem: Literal["cifar", "imagenet"] = "cifar"
+    stem: Literal["cifar", "imagenet"] | None = None
+    """By default that of the space of the search."""
 
 
 Schema = TypeVar("Schema", bound=Settings)
@@ -171,8 +221,15 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
 
 
-def load_preset(name: str, section: Literal["search", "evaluation", "groups"]) -> dict[str, Any]:
-    """Return one section of a preset.
+def load_preset(
+    name: str, section: Literal["search", "evaluation", "groups"], base: str | None = None
+) -> dict[str, Any]:
+    """Return one section of a preset, with what it says of one base.
+
+    Args:
+        name: the preset.
+        section: which tool it is for.
+        base: the base to be searched with; None: the default one.
 
     Raises:
         LbgnasError: for an unknown name.
@@ -181,7 +238,8 @@ def load_preset(name: str, section: Literal["search", "evaluation", "groups"]) -
         raise unknown("preset", name, preset_names(), "--preset")
     found = read_yaml(PRESETS / f"{name}.yaml").get(section, {})
     assert isinstance(found, dict)
-    return found
+    own = found.pop("bases", {}).get(str(base or SearchSettings.model_fields["base"].default), {})
+    return merged(found, own)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -20,26 +20,15 @@ from typing import Any, Literal
 import lbgnas
 from lbgnas.errors import LbgnasError, unknown
 from lbgnas.files import write_text
+from lbgnas.registry import ABBREVIATIONS
 
 FORMAT = "lbgnas.genotype"
 VERSION = 1
 BASES = ("darts", "pdarts", "pcdarts", "darts-", "manual")
 GROUPINGS = ("none", "lbg", "dalbg")
 MAX_EXPERTS = 64
-ABBREVIATIONS: Mapping[str, str] = {
-    "max_pool_3x3": "mp",
-    "avg_pool_3x3": "ap",
-    "skip_connect": "sk",
-    "sep_conv_3x3": "s3",
-    "sep_conv_5x5": "s5",
-    "dil_conv_3x3": "d3",
-    "dil_conv_5x5": "d5",
-    "sep_conv_7x7": "s7",
-    "conv_7x1_1x7": "c7",
-    "noise": "no",
-}
-# `none` is left out on purpose: an edge that carries nothing is not part of an architecture.
 OPERATIONS: tuple[str, ...] = tuple(ABBREVIATIONS)
+"""The published ones; `register_operation` adds to `ABBREVIATIONS`."""
 
 Pairs = tuple[tuple[str, int], ...]
 Kind = Literal["normal", "reduce"]
@@ -254,7 +243,7 @@ def _pairs(value: object, where: str) -> Pairs:
         here, node = f"{where}[{i}]", i // 2 + 2
         if not isinstance(pair, list) or len(pair) != 2:
             raise LbgnasError(f"{here}: must be a pair [operation, input], not {_shown(pair)}")
-        operation, source = _text(pair[0], here, OPERATIONS, "operation"), pair[1]
+        operation, source = _text(pair[0], here, ABBREVIATIONS, "operation"), pair[1]
         if not _is_int(source):
             raise LbgnasError(f"{here}: the input must be a whole number, not {_shown(source)}")
         if not 0 <= source < node:

@@ -1,9 +1,10 @@
-"""What a base is: how its supernet is wired, when its architecture is learned, and how it is read off."""
+"""What a base is: its space, its stages, when its architecture is learned, and how it is read off."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
@@ -20,8 +21,8 @@ Architecture = Mapping[str, NDArray[np.floating]]
 class Derive(Protocol):
     """Reads a discrete cell off architecture parameters."""
 
-    def __call__(self, space: SearchSpace, architecture: Architecture) -> CellGenotype:
-        """Return the genotype."""
+    def __call__(self, space: SearchSpace, architecture: Architecture, max_skips: int | None = None) -> CellGenotype:
+        """Return the genotype, with at most so many skip connections in its normal cell where that is possible."""
         ...
 
 
@@ -34,14 +35,23 @@ class Base:
         space: name of its search space.
         derive: how its architecture parameters become a genotype.
         architecture_rate: Adam's rate for A in the base's publication.
-        warmup: share of the epochs in which A is frozen (Z is not).
+        architecture_clip: largest norm of one expert's gradient of A; None for any.
+        warmup: share of the epochs of each stage in which A is frozen (Z is not).
+        kept: for each stage, the share of the candidates that its supernets have; between stages the weakest candidates
+            of every edge are dropped and the supernets built anew.
+        max_skips: skip connections that a normal cell may have; None for any number.
+        auxiliary_skip: whether a skip of decaying weight stands beside every edge.
     """
 
     name: str
     space: str
     derive: Derive
     architecture_rate: float
+    architecture_clip: float | None = None
     warmup: float = 0.0
+    kept: tuple[Fraction, ...] = (Fraction(1),)
+    max_skips: int | None = None
+    auxiliary_skip: bool = False
 
 
 def find_base(name: str) -> Base:
@@ -50,10 +60,11 @@ def find_base(name: str) -> Base:
     Raises:
         LbgnasError: for an unknown name.
     """
-    from lbgnas.bases.darts import DARTS
-    from lbgnas.bases.pcdarts import PC_DARTS
+    from lbgnas.bases.darts import DARTS, PC_DARTS
+    from lbgnas.bases.darts_minus import DARTS_MINUS
+    from lbgnas.bases.pdarts import P_DARTS
 
-    bases = {base.name: base for base in (DARTS, PC_DARTS)}
+    bases = {base.name: base for base in (DARTS, P_DARTS, PC_DARTS, DARTS_MINUS)}
     if name not in bases:
         raise unknown("base", name, bases)
     return bases[name]

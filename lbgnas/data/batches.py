@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     """What a step sees; all three are on the device that was asked for.
 
     Attributes:
-        images: (B, C, H, W), normalised, augmented, and padded to a multiple of 4 pixels.
+        images: (B, C, H, W), normalised, augmented, and padded to a multiple of pixels.
         labels: (B,), long.
         ids: (B,), long: sample ids in the data set.
     """
@@ -64,6 +64,7 @@ def batches(
     shuffle: bool = True,
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
+    multiple: int = 4,
 ) -> Iterator[Batch]:
     """Return an iterator over one epoch of `ids`, which prepares a batch while the one before is in use.
 
@@ -81,6 +82,7 @@ def batches(
         shuffle: False keeps the order of `ids`.
         dtype: floating point type of the images.
         channels_last: memory format of the images.
+        multiple: images are padded so that their sides are multiples of it, in pixels.
 
     Raises:
         LbgnasError: a number out of range, at once; an image that cannot be read, at the step that needs it.
@@ -113,7 +115,7 @@ def batches(
             images = transforms.normalise(images.to(dtype), data.info.mean, data.info.std)
             if augment:
                 images = transforms.cutout(images, cutout, rng)
-            images = transforms.pad_to_multiple(images).contiguous(memory_format=layout)
+            images = transforms.pad_to_multiple(images, multiple).contiguous(memory_format=layout)
             return Batch(images, move(data.labels[chosen]), move(chosen))
 
     return _ahead(prepare, range(start, steps))

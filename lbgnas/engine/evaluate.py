@@ -15,14 +15,13 @@ from lbgnas.config import DataOptions, EvaluationSettings, validated
 from lbgnas.data.batches import Batch, batches, num_steps
 from lbgnas.data.seeds import derive_seed
 from lbgnas.data.sources import open_pool, open_test
-from lbgnas.data.transforms import padded_size
-from lbgnas.engine.checkpoint import load_checkpoint, save_checkpoint
 from lbgnas.engine.grouped_model import GroupedModel, save_model, stacked_record
 from lbgnas.engine.inference import answers, gate_groups
-from lbgnas.engine.interrupts import Interrupted, Interrupts
+from lbgnas.engine.interrupts import Interrupts
 from lbgnas.engine.measures import Measures, measure, predictions_csv
 from lbgnas.engine.reporting import Reporter
-from lbgnas.engine.result import load_gate
+from lbgnas.engine.result import load_gate, searched_space
+from lbgnas.engine.run import Run
 from lbgnas.engine.run_folder import CHECKPOINT, Metrics
 from lbgnas.engine.schedules import cosine, ramp
 from lbgnas.errors import LbgnasError
@@ -30,14 +29,14 @@ from lbgnas.files import write_text
 from lbgnas.genotype import CellGenotype, load, resolve
 from lbgnas.grouping.learner import NonFinite
 from lbgnas.networks.counting import count_parameters
-from lbgnas.networks.layout import check_size
+from lbgnas.networks.layout import Stem, size_multiple
 from lbgnas.networks.sizing import expert_size
 from lbgnas.networks.stacked import StackedNetwork
 
 RESULTS, PREDICTIONS = "results.json", "predictions.csv"
 
 
-class Evaluation:
+class Evaluation(Run):
     """One evaluation run in its folder.
 
     Args:
@@ -48,6 +47,8 @@ class Evaluation:
         report: receives the progress.
     """
 
+    kind = "evaluation"
+
     def __init__(
         self,
         settings: EvaluationSettings,
@@ -56,10 +57,8 @@ class Evaluation:
         resume: bool = False,
         report: Reporter | None = None,
     ) -> None:
+        super().__init__(folder, device, report)
         self.settings = settings
-        self.folder = folder
-        self.device = device or torch.device("cpu")
-        self.report = report or Reporter()
         path = resolve(settings.genotype)
         self.genotype = load(path)
         gate = load_gate(path, self.genotype)
@@ -85,22 +84,21 @@ class Evaluation:
                 f"--data {self.spec}: has {info.channels} channels, the gate of {path} was made for "
                 f"{gate.record['in_channels']}"
             )
+        self.space = searched_space(self.genotype)
+        self.stem: Stem = settings.stem or self.space.stem
         self.sizes = [self._size(cell) for cell in self.genotype.experts]
-        side = padded_size(info.size)
-        for cells, _ in self.sizes:
-            check_size(side, side, cells, settings.stem)
-        self.probs = gate_groups(self.gate, self.data, torch.arange(len(self.data)), self.device)
+        points = self.space.reduction_points
+        self.multiple = max(4, *(size_multiple(cells, self.stem, points) for cells, _ in self.sizes))
+        everyone = torch.arange(len(self.data))
+        self.probs = gate_groups(self.gate, self.data, everyone, self.device, self.multiple)
         group = self.probs.argmax(1)
         self.own = [(group == index).nonzero()[:, 0] for index in range(len(self.genotype.experts))]
         self.trained = [len(rows) >= 2 for rows in self.own]
         self.networks = [self._network(index) for index in range(len(self.genotype.experts))]
-        self.expert = self.epoch = self.step_in_epoch = 0
+        self.expert = 0
         self.loss_sum = 0.0
         self.optimizer = self._optimizer()
-        if resume and (folder / CHECKPOINT).exists():
-            self._load()
-        else:
-            self._save()
+        self.start(resume)
 
     def _size(self, cell: CellGenotype) -> tuple[int, int]:
         settings = self.settings
@@ -117,7 +115,15 @@ class Evaluation:
     def _build(self, cell: CellGenotype, cells: int, channels: int, auxiliary: bool) -> StackedNetwork:
         info = self.data.info
         return StackedNetwork(
-            cell, cells, channels, info.num_classes, info.channels, auxiliary, stem=self.settings.stem
+            cell,
+            cells,
+            channels,
+            info.num_classes,
+            info.channels,
+            auxiliary,
+            self.stem,
+            self.stem == "cifar" or self.space.auxiliary_head_norm,
+            self.space.reduction_points,
         )
 
     def _network(self, index: int) -> StackedNetwork:
@@ -145,29 +151,22 @@ class Evaluation:
             "settings": self.settings.model_dump_json(),
         }
 
-    def _save(self) -> None:
-        content = {
+    def content(self) -> dict[str, Any]:
+        """Return everything the evaluation depends on from here."""
+        return {
             "expert": self.expert,
-            "epoch": self.epoch,
-            "step": self.step_in_epoch,
             "loss_sum": self.loss_sum,
             "networks": [network.state_dict() for network in self.networks],
             "optimizer": self.optimizer.state_dict(),
         }
-        save_checkpoint(self.folder / CHECKPOINT, "evaluation", self.identity, content)
 
-    def _load(self) -> None:
-        path = self.folder / CHECKPOINT
-        content = load_checkpoint(path, "evaluation", self.identity)
-        try:
-            self.expert, self.epoch = int(content["expert"]), int(content["epoch"])
-            self.step_in_epoch, self.loss_sum = int(content["step"]), float(content["loss_sum"])
-            for network, state in zip(self.networks, content["networks"], strict=True):
-                network.load_state_dict(state)
-            self.optimizer = self._optimizer()
-            self.optimizer.load_state_dict(content["optimizer"])
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise LbgnasError(f"{path}: does not fit this run ({' '.join(str(error).split())[:160]})") from None
+    def restore(self, content: Mapping[str, Any]) -> None:
+        """Take over a checkpoint's content."""
+        self.expert, self.loss_sum = int(content["expert"]), float(content["loss_sum"])
+        for network, state in zip(self.networks, content["networks"], strict=True):
+            network.load_state_dict(state)
+        self.optimizer = self._optimizer()
+        self.optimizer.load_state_dict(content["optimizer"])
 
     def _steps(self, index: int) -> int:
         if not self.trained[index]:
@@ -192,16 +191,10 @@ class Evaluation:
         if self.expert < len(self.own):
             done += self._steps(self.expert) * self.epoch + self.step_in_epoch
         self._tell_sizes()
-        # The handlers first: opening the event files takes seconds, in which a Ctrl-C counts as well.
-        with Interrupts() as interrupts:
-            metrics = Metrics(self.folder, self.expert * epochs + self.epoch)
-            self.report.begin("evaluate", total, done)
-            try:
-                while self.expert < len(self.networks):
-                    self._train_expert(interrupts, metrics)
-            finally:
-                metrics.close()
-                self.report.end()
+        first = self.expert * epochs + self.epoch
+        with self.under_way("evaluate", total, done, first) as (interrupts, metrics):
+            while self.expert < len(self.networks):
+                self._train_expert(interrupts, metrics)
         return self._finish()
 
     def _tell_sizes(self) -> None:
@@ -218,7 +211,7 @@ class Evaluation:
             self._train_epoch(interrupts, metrics)
         self.expert, self.epoch = self.expert + 1, 0
         self.optimizer = self._optimizer()
-        self._save()
+        self.save()
 
     def _train_epoch(self, interrupts: Interrupts, metrics: Metrics) -> None:
         settings, started = self.settings, time.monotonic()
@@ -246,7 +239,7 @@ class Evaluation:
         }
         self.epoch, self.step_in_epoch, self.loss_sum = self.epoch + 1, 0, 0.0
         metrics.write(record)
-        self._save()
+        self.save()
         line = f"expert {self.expert} | epoch {self.epoch}/{settings.epochs} | loss {record['loss']:.3f}"
         self.report.epoch(f"{line} | {record['seconds']:.1f}s", record)
         if interrupts.received is not None:
@@ -266,6 +259,7 @@ class Evaluation:
             start=self.step_in_epoch,
             drop_last=self._drops_last(self.expert),
             channels_last=True,
+            multiple=self.multiple,
         )
 
     def _train_step(self, network: StackedNetwork, batch: Batch) -> float:
@@ -291,23 +285,28 @@ class Evaluation:
         return value
 
     def _stop(self, signal_number: int) -> None:
-        self._save()
-        raise Interrupted(
-            f"stopped in epoch {self.epoch + 1} of expert {self.expert}; go on with --resume {self.folder}",
-            signal_number,
-        )
+        self.stop(f"in epoch {self.epoch + 1} of expert {self.expert}", signal_number)
 
     def _finish(self) -> Measures:
-        info, stem = self.data.info, self.settings.stem
+        info, points = self.data.info, self.space.reduction_points
         records = [
-            stacked_record(cell, *size, info, stem)
+            stacked_record(cell, *size, info, self.stem, points)
             for cell, size in zip(self.genotype.experts, self.sizes, strict=True)
         ]
-        model = GroupedModel(self.gate, self.networks, info, self.trained)
+        model = GroupedModel(self.gate, self.networks, info, self.trained, self.multiple)
         save_model(self.folder, model, records, None if self.gate is None else self.gate.record)
         test = open_test(self.spec, image_size=self.image_size, limit=self.limit, options=self.options)
-        found = answers(self.gate, self.networks, test, torch.arange(len(test)), self.device, all_experts=True)
-        measures = measure(found, test, self.networks, self.gate, [len(rows) for rows in self.own], self.trained)
+        found = answers(
+            self.gate,
+            self.networks,
+            test,
+            torch.arange(len(test)),
+            self.device,
+            all_experts=True,
+            multiple=self.multiple,
+        )
+        counts = [len(rows) for rows in self.own]
+        measures = measure(found, test, self.networks, self.gate, counts, self.trained, self.multiple)
         write_text(self.folder / RESULTS, json.dumps(measures.to_dict(), indent=1))
         write_text(self.folder / PREDICTIONS, predictions_csv(found, test, self.trained))
         write_text(self.folder / "results.md", measures.to_markdown())

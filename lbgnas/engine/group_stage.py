@@ -12,11 +12,13 @@ from lbgnas.data.batches import batches, num_steps
 from lbgnas.data.image_data import ImageData
 from lbgnas.data.seeds import derive_seed
 from lbgnas.data.split import Split
+from lbgnas.engine.checkpoint import to_device
 from lbgnas.engine.inference import accuracy, answers, gate_groups
 from lbgnas.engine.interrupts import Interrupted, Interrupts
+from lbgnas.engine.plan import HYPERGRADIENTS
+from lbgnas.engine.record import entropy, group_shares
 from lbgnas.engine.reporting import Reporter
 from lbgnas.engine.schedules import cosine
-from lbgnas.engine.search import HYPERGRADIENTS, entropy, group_shares
 from lbgnas.group_settings import GroupSettings
 from lbgnas.grouping.adaptation import Adaptation, find_distance
 from lbgnas.grouping.assignments import RowOptimizer, initial_assignments
@@ -128,12 +130,4 @@ class GroupStage:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state."""
-        self.learner.load_state_dict(_to_device(state, self.device))
-
-
-def _to_device(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {key: _to_device(item, device) for key, item in value.items()}
-    return [_to_device(item, device) for item in value] if isinstance(value, list) else value
+        self.learner.load_state_dict(to_device(state, self.device))

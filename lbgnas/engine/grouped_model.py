@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,12 +50,19 @@ class GroupedModel(nn.Module):
         experts: K modules, images to logits or to a tuple that begins with them.
         info: size, mean and std of the images it was trained on, and the names of the classes.
         trained: for each expert, whether it was trained; the others are never chosen.
+        multiple: images are padded to a multiple of it.
     """
 
     def __init__(
-        self, gate: nn.Module | None, experts: Sequence[nn.Module], info: DataInfo, trained: Sequence[bool]
+        self,
+        gate: nn.Module | None,
+        experts: Sequence[nn.Module],
+        info: DataInfo,
+        trained: Sequence[bool],
+        multiple: int = 4,
     ) -> None:
         super().__init__()
+        self.multiple = multiple
         self.gate = gate
         self.experts = nn.ModuleList(experts)
         self.info = info
@@ -85,7 +93,7 @@ class GroupedModel(nn.Module):
         return Prediction(probabilities, group, confidence)
 
     def _prepared(self, images: Tensor) -> Tensor:
-        return pad_to_multiple(normalise(images, self.info.mean, self.info.std))
+        return pad_to_multiple(normalise(images, self.info.mean, self.info.std), self.multiple)
 
     def _gate(self, x: Tensor) -> Tensor:
         usable = self.get_buffer("usable")
@@ -99,7 +107,9 @@ def _logits(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def stacked_record(cell: CellGenotype, cells: int, channels: int, info: DataInfo, stem: str) -> dict[str, Any]:
+def stacked_record(
+    cell: CellGenotype, cells: int, channels: int, info: DataInfo, stem: str, points: Sequence[Fraction]
+) -> dict[str, Any]:
     """Return what a searched expert is built from, as JSON-safe data."""
     return {
         "kind": "stacked",
@@ -109,6 +119,7 @@ def stacked_record(cell: CellGenotype, cells: int, channels: int, info: DataInfo
         "in_channels": info.channels,
         "outputs": info.num_classes,
         "stem": stem,
+        "points": [str(point) for point in points],
     }
 
 
@@ -134,6 +145,7 @@ def save_model(
         "experts": [dict(record) for record in records],
         "trained": [bool(value) for value in model.get_buffer("usable").tolist()],
         "gate": None if gate_record is None else dict(gate_record),
+        "multiple": model.multiple,
         "sha256": hashes,
         "data": {key: info[key] for key in _INFO},
     }
@@ -171,9 +183,12 @@ def load_model(folder: Path) -> GroupedModel:
         modules = {**{f"expert{k}": expert for k, expert in enumerate(experts)}, **({"gate": gate} if gate else {})}
         for name, module in modules.items():
             _load(module, folder / f"{name}.safetensors", hashes[name])
-    except (KeyError, TypeError, AttributeError) as error:
+        multiple = int(content["multiple"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, LbgnasError):
+            raise
         raise LbgnasError(f"{path}: parts of the description are missing or of the wrong kind ({error})") from None
-    return GroupedModel(gate, experts, info, trained).eval()
+    return GroupedModel(gate, experts, info, trained, multiple).eval()
 
 
 def _build(record: Mapping[str, Any], where: str) -> nn.Module:
@@ -188,6 +203,7 @@ def _build(record: Mapping[str, Any], where: str) -> nn.Module:
         record["in_channels"],
         False,
         stem=record["stem"],
+        points=tuple(map(Fraction, record["points"])),
     )
 
 

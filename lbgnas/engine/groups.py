@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from lbgnas.data.seeds import derive_seed, generator
 from lbgnas.data.sources import open_pool, open_test
 from lbgnas.data.split import Split, load_split, make_split, save_split
 from lbgnas.data.transforms import padded_size
-from lbgnas.engine.checkpoint import load_checkpoint, save_checkpoint
 from lbgnas.engine.group_stage import GroupStage
 from lbgnas.engine.grouped_model import GroupedModel, save_model
 from lbgnas.engine.inference import answers, gate_groups
@@ -25,8 +24,8 @@ from lbgnas.engine.interrupts import Interrupted, Interrupts
 from lbgnas.engine.measures import Measures, measure, predictions_csv
 from lbgnas.engine.plain_training import make_optimizer, train_epoch
 from lbgnas.engine.reporting import Reporter
-from lbgnas.engine.run_folder import CHECKPOINT, SPLIT, Metrics
-from lbgnas.errors import LbgnasError
+from lbgnas.engine.run import Run
+from lbgnas.engine.run_folder import SPLIT, Metrics
 from lbgnas.files import write_text
 from lbgnas.group_settings import GroupSettings
 from lbgnas.networks.counting import count_parameters
@@ -37,7 +36,7 @@ from lbgnas.networks.pretrained import pretrained_weights, take_over
 _FIXED_GATES = {"ensemble": "uniform", "random-split": "random", "kmeans-split": "nearest"}
 
 
-class GroupTraining:
+class GroupTraining(Run):
     """One run in its folder: first the groups, then each expert on its own samples, then the test split, once.
 
     A stopped run goes on from the last whole epoch, to the same bits.
@@ -50,6 +49,8 @@ class GroupTraining:
         report: receives the progress.
     """
 
+    kind = "groups"
+
     def __init__(
         self,
         settings: GroupSettings,
@@ -58,8 +59,8 @@ class GroupTraining:
         resume: bool = False,
         report: Reporter | None = None,
     ) -> None:
-        self.settings, self.folder = settings, folder
-        self.device, self.report = device or torch.device("cpu"), report or Reporter()
+        super().__init__(folder, device, report)
+        self.settings = settings
         self.data = open_pool(
             settings.data, image_size=settings.image_size, limit=settings.limit, options=settings.options
         )
@@ -79,12 +80,9 @@ class GroupTraining:
         self.stage = None if self.split is None else self._stage(self.split)
         trained = ["all"] if settings.method == "moe" else [f"expert {index}" for index in range(count)]
         self.phases = [*(["groups"] if settings.grouped else []), *trained]
-        self.phase = self.epoch = 0
+        self.phase = 0
         self.optimizer = self._optimizer()
-        if resume and (folder / CHECKPOINT).exists():
-            self._load()
-        else:
-            self._save()
+        self.start(resume)
 
     def _expert(self, index: int) -> nn.Module:
         torch.manual_seed(derive_seed(self.settings.seed, "network", index) % 2**63)
@@ -172,21 +170,18 @@ class GroupTraining:
             LbgnasError: for a loss that is not finite; the last epoch's checkpoint remains.
         """
         lengths = [self._length(phase) for phase in self.phases]
-        with Interrupts() as interrupts:
-            metrics = Metrics(self.folder, sum(lengths[: self.phase]) + self.epoch)
-            steps = [self._steps(phase) * length for phase, length in zip(self.phases, lengths, strict=True)]
-            done = sum(steps[: self.phase])
-            if self.phase < len(self.phases):
-                done += self._steps(self.phases[self.phase]) * self.epoch
-            self.report.begin("groups", sum(steps), done)
+        steps = [self._steps(phase) * length for phase, length in zip(self.phases, lengths, strict=True)]
+        done = sum(steps[: self.phase])
+        if self.phase < len(self.phases):
+            done += self._steps(self.phases[self.phase]) * self.epoch
+        first = sum(lengths[: self.phase]) + self.epoch
+        with self.under_way("groups", sum(steps), done, first) as (interrupts, metrics):
             try:
                 while self.phase < len(self.phases):
                     self._run_phase(interrupts, metrics, sum(lengths[: self.phase]))
             except Interrupted as stopped:
+                # What the epoch under way did is not kept: the checkpoint is that of the last whole one.
                 raise Interrupted(f"{stopped}; go on with --resume {self.folder}", stopped.signal_number) from None
-            finally:
-                metrics.close()
-                self.report.end()
         return self._finish()
 
     def _length(self, phase: str) -> int:
@@ -221,14 +216,14 @@ class GroupTraining:
             record = {"epoch": before + self.epoch, "phase": phase, **record, "seconds": time.monotonic() - started}
             self.epoch += 1
             metrics.write(record)
-            self._save()
+            self.save()
             shown = " ".join(f"{k} {_short(v)}" for k, v in record.items() if k not in ("epoch", "phase"))
             self.report.epoch(f"{phase} | epoch {self.epoch}/{self._length(phase)} | {shown}", record)
             if interrupts.received is not None:
                 raise Interrupted(f"stopped after epoch {self.epoch} of {phase}", interrupts.received)
         self.phase, self.epoch = self.phase + 1, 0
         self.optimizer = self._optimizer()
-        self._save()
+        self.save()
 
     @staticmethod
     def _index(phase: str) -> int:
@@ -268,32 +263,27 @@ class GroupTraining:
             drop_last=lonely,
         )
 
-    def _save(self) -> None:
-        content = {
+    def content(self) -> dict[str, Any]:
+        """Return everything the run depends on from here."""
+        return {
             "phase": self.phase,
-            "epoch": self.epoch,
             "experts": [expert.state_dict() for expert in self.experts],
             "gate": None if self.gate is None else self.gate.state_dict(),
             "stage": None if self.stage is None or self.phase else self.stage.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        save_checkpoint(self.folder / CHECKPOINT, "groups", self.identity, content)
 
-    def _load(self) -> None:
-        path = self.folder / CHECKPOINT
-        content = load_checkpoint(path, "groups", self.identity)
-        try:
-            self.phase, self.epoch = int(content["phase"]), int(content["epoch"])
-            if self.stage is not None and content["stage"] is not None:
-                self.stage.load_state_dict(content["stage"])
-            for expert, state in zip(self.experts, content["experts"], strict=True):
-                expert.load_state_dict(state)
-            if self.gate is not None:
-                self.gate.load_state_dict(content["gate"])
-            self.optimizer = self._optimizer()
-            self.optimizer.load_state_dict(content["optimizer"])
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise LbgnasError(f"{path}: does not fit this run ({' '.join(str(error).split())[:160]})") from None
+    def restore(self, content: Mapping[str, Any]) -> None:
+        """Take over what `content` returned."""
+        self.phase = int(content["phase"])
+        if self.stage is not None and content["stage"] is not None:
+            self.stage.load_state_dict(content["stage"])
+        for expert, state in zip(self.experts, content["experts"], strict=True):
+            expert.load_state_dict(state)
+        if self.gate is not None:
+            self.gate.load_state_dict(content["gate"])
+        self.optimizer = self._optimizer()
+        self.optimizer.load_state_dict(content["optimizer"])
 
     def _finish(self) -> Measures:
         own = self.own()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lbgnas.data.batches import batches
 from lbgnas.data.image_data import ImageData
+from lbgnas.grouping.experts import seeded
 
 
 class Answers(NamedTuple):
@@ -57,6 +58,7 @@ def answers(
     device: torch.device,
     batch_size: int = 256,
     all_experts: bool = False,
+    multiple: int = 4,
 ) -> Answers:
     """Ask the gate for every sample's expert, and the experts for their answers, with running statistics.
 
@@ -68,6 +70,7 @@ def answers(
         device: where to compute.
         batch_size: samples at once.
         all_experts: ask every expert for every sample, for the soft mixture.
+        multiple: images are padded to a multiple of it.
     """
     modules = [*experts, *([gate] if gate is not None else [])]
     training = [module.training for module in modules]
@@ -76,26 +79,27 @@ def answers(
     seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     stream = batches(
         data, ids, batch_size, seed=0, words=("inference",), augment=False, device=device, shuffle=False,
-        channels_last=True,
+        channels_last=True, multiple=multiple,
     )  # fmt: skip
-    for images, labels, _ in stream:
-        probs = gate_answers(gate, images)
-        group = probs.argmax(1)
-        if all_experts:
-            every = torch.stack([_logits(expert, images) for expert in experts], 1)
-            routed = every[torch.arange(len(group), device=device), group]
-        else:
-            every = torch.empty(0)
-            parts = {}
-            for index, expert in enumerate(experts):
-                rows = (group == index).nonzero()[:, 0]
-                if len(rows):
-                    parts[index] = (rows, _logits(expert, images[rows]))
-            width = next(iter(parts.values()))[1].shape[1]
-            routed = torch.empty(len(group), width, device=device)
-            for rows, logits in parts.values():
-                routed[rows] = logits
-        seen.append((probs.cpu(), routed.cpu(), every.cpu(), labels.cpu()))
+    with seeded(0, device):  # noise is an operation too
+        for images, labels, _ in stream:
+            probs = gate_answers(gate, images)
+            group = probs.argmax(1)
+            if all_experts:
+                every = torch.stack([_logits(expert, images) for expert in experts], 1)
+                routed = every[torch.arange(len(group), device=device), group]
+            else:
+                every = torch.empty(0)
+                parts = {}
+                for index, expert in enumerate(experts):
+                    rows = (group == index).nonzero()[:, 0]
+                    if len(rows):
+                        parts[index] = (rows, _logits(expert, images[rows]))
+                width = next(iter(parts.values()))[1].shape[1]
+                routed = torch.empty(len(group), width, device=device)
+                for rows, logits in parts.values():
+                    routed[rows] = logits
+            seen.append((probs.cpu(), routed.cpu(), every.cpu(), labels.cpu()))
     for module, mode in zip(modules, training, strict=True):
         module.train(mode)
     probs, routed, every, labels = (torch.cat(part) for part in zip(*seen, strict=True))
@@ -108,7 +112,9 @@ def accuracy(scores: Tensor, labels: Tensor) -> float:
 
 
 @torch.no_grad()
-def gate_groups(gate: nn.Module | None, data: ImageData, ids: Tensor, device: torch.device) -> Tensor:
+def gate_groups(
+    gate: nn.Module | None, data: ImageData, ids: Tensor, device: torch.device, multiple: int = 4
+) -> Tensor:
     """Return f(x; T) for the samples `ids`, unaugmented, (N, K), on the CPU."""
     stream = batches(
         data,
@@ -120,5 +126,6 @@ def gate_groups(gate: nn.Module | None, data: ImageData, ids: Tensor, device: to
         device=device,
         shuffle=False,
         channels_last=True,
+        multiple=multiple,
     )
     return torch.cat([gate_answers(gate, images).cpu() for images, _, _ in stream])

@@ -147,6 +147,7 @@ def measure(
     gate: nn.Module | None,
     train_counts: Sequence[int],
     trained: list[bool],
+    multiple: int = 4,
 ) -> Measures:
     """Return what the answers on the test split amount to.
 
@@ -156,11 +157,12 @@ def measure(
         experts, gate: the networks, to be counted.
         train_counts: training samples of each expert.
         trained: whether each expert was trained.
+        multiple: images are padded to a multiple of it.
     """
     assert found.experts is not None
     group, routed, mixture = predictions(found.gate, found.experts, trained)
     right = routed == found.labels
-    side = padded_size(test.info.size)
+    side = padded_size(test.info.size, multiple)
     own = []
     for index, expert in enumerate(experts):
         rows = group == index

@@ -18,6 +18,7 @@ from lbgnas.files import write_bytes
 from lbgnas.genotype import CellGenotype, GateRecord, Genotype, check_gate_file
 from lbgnas.genotype import save as save_genotype
 from lbgnas.networks.gate import SmallGate, build_gate
+from lbgnas.space import SearchSpace, load_space, space_from, space_names
 
 GATE = "gate.safetensors"
 
@@ -71,3 +72,17 @@ def load_gate(path: Path, genotype: Genotype) -> SmallGate | None:
     except RuntimeError as error:
         raise LbgnasError(f"{weights}: does not fit the gate ({' '.join(str(error).split())[:120]})") from None
     return gate.eval()
+
+
+def searched_space(genotype: Genotype) -> SearchSpace:
+    """Return the space a genotype was searched in: as its file describes it, else the shipped one of that name.
+
+    A genotype of an unknown space stands for a network of the published form, that of DARTS.
+
+    Raises:
+        LbgnasError: if the file's description is of no space.
+    """
+    described = genotype.provenance.get("space")
+    if isinstance(described, Mapping):
+        return space_from(described, f"{genotype.name}: provenance.space")
+    return load_space(genotype.space if genotype.space in space_names() else "darts")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,10 @@ class Experts:
         features: name of the submodule whose input is the embedding phi(x; S_k); by default each expert's last
             `nn.Linear`.
 
+    Attributes:
+        seed: from which every call draws its random numbers (dropout, noise): with the same seed, all passes of an
+            iteration compute the same function, and derivatives are those of the step. None: torch's own state.
+
     Raises:
         LbgnasError: for no expert, and for a name that one of them does not have.
 
@@ -38,6 +42,7 @@ class Experts:
     ) -> None:
         self.modules = list(modules)
         self.names = tuple(architecture)
+        self.seed: int | None = None
         if not self.modules:
             raise LbgnasError("experts: none given, at least 1 is needed")
         self.features: list[str | None] = []
@@ -104,13 +109,23 @@ class Experts:
                 caught.extend(value.flatten(1) for value in args[:1])
 
             handle = module.get_submodule(name).register_forward_pre_hook(catch)
-        with handle, statistics or nullcontext():
+        draws = nullcontext() if self.seed is None else seeded(self.seed, x.device)
+        with handle, statistics or nullcontext(), draws:
             logits: Tensor = functional_call(module, {**weights, **architecture}, (x,))
         if want_features and not caught:
             raise LbgnasError(
                 f"experts[{index}]: no input reached {self.features[index]!r}; name another (features=...)"
             )
         return logits, caught[0] if caught else x.new_empty(0)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw from `seed` inside the context, and as if nothing had been drawn after it."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def _check_name(index: int, kind: str, name: str, known: Iterable[str]) -> None:

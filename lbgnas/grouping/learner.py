@@ -40,6 +40,7 @@ class Learner:
         assignment_logits: Z, (samples, K); None without a gate.
         rows: how rows of Z move.
         architecture_rate, architecture_decay: Adam's rate and (coupled) weight decay for A; betas are (0.5, 0.999).
+        architecture_clip: largest norm of one expert's gradient of A; None for any.
 
     Example:
         >>> from lbgnas.grouping.sgd import Sgd
@@ -60,6 +61,7 @@ class Learner:
         rows: RowOptimizer | None = None,
         architecture_rate: float = 3e-4,
         architecture_decay: float = 1e-3,
+        architecture_clip: float | None = None,
     ) -> None:
         if (gate is None) != (assignment_logits is None):
             raise LbgnasError("a gate and assignment logits go together: give both or neither")
@@ -72,6 +74,7 @@ class Learner:
         self.gate = gate
         self.assignment_logits = assignment_logits
         self.rows = rows or RowOptimizer()
+        self.architecture_settings = (architecture_rate, architecture_decay, architecture_clip)
         self.row_state = None if assignment_logits is None else initial_row_state(assignment_logits)
         self.gate_buffers: Tensors | None = None
         self.expert_buffers: dict[int, Tensors] = {}
@@ -84,6 +87,12 @@ class Learner:
             if self._alphas
             else None
         )
+
+    def with_experts(self, experts: Experts) -> Learner:
+        """Return a learner of the same gate and C, their momentum included, with new experts and architectures."""
+        new = Learner(experts, self.gate, self.assignment_logits, self.rows, *self.architecture_settings)
+        new.row_state, new.gate_buffers = self.row_state, self.gate_buffers
+        return new
 
     def step(self, train: Samples, validation: Samples, levels: Levels) -> Losses:
         """Take one iteration of Algorithm 1 and commit it: T, S, the batch's rows of Z, and A.
@@ -182,10 +191,13 @@ class Learner:
     def _move_architecture(self, gradients: Mapping[int, Tensors]) -> None:
         if self.architecture_optimizer is None or not gradients:
             return
+        *_, clip = self.architecture_settings
         for index, own in enumerate(self.architecture):
             for name, parameter in own.items():
                 # Adam leaves a parameter without a gradient as it is: experts that saw no sample stay.
                 parameter.grad = gradients[index][name] if index in gradients else None
+            if clip is not None and index in gradients:
+                torch.nn.utils.clip_grad_norm_(own.values(), clip)
         self.architecture_optimizer.step()
         self.architecture_optimizer.zero_grad()
 

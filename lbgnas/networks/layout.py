@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 from lbgnas.errors import LbgnasError
 
 Stem = Literal["cifar", "imagenet"]
+
+THIRDS = (Fraction(1, 3), Fraction(2, 3))
+"""Where the published networks halve the size, as fractions of the depth."""
 
 
 class CellPlace(NamedTuple):
@@ -21,18 +25,23 @@ class CellPlace(NamedTuple):
     last_channels: int
 
 
-def reduction_cells(num_cells: int) -> tuple[int, ...]:
-    """Return the indices of the cells that halve the size and double the width: L // 3 and 2 L // 3.
+def reduction_cells(num_cells: int, points: tuple[Fraction, ...] = THIRDS) -> tuple[int, ...]:
+    """Return the indices of the cells that halve the size and double the width: floor(point * L), each once.
 
     Example:
         >>> reduction_cells(5), reduction_cells(8), reduction_cells(20)
         ((1, 3), (2, 5), (6, 13))
     """
-    return tuple(sorted({num_cells // 3, 2 * num_cells // 3}))
+    return tuple(sorted({int(point * num_cells) for point in points}))
 
 
 def cell_places(
-    num_cells: int, channels: int, stem_channels: int, widths: tuple[int, int], after_stem_reduction: bool
+    num_cells: int,
+    channels: int,
+    stem_channels: int,
+    widths: tuple[int, int],
+    after_stem_reduction: bool,
+    points: tuple[Fraction, ...] = THIRDS,
 ) -> list[CellPlace]:
     """Return the place of every cell.
 
@@ -42,12 +51,14 @@ def cell_places(
         stem_channels: width of both inputs of the first cell.
         widths: how many states a normal and a reduction cell concatenate.
         after_stem_reduction: whether the first cell's older input is twice as large as the newer (ImageNet stem).
+        points: where cells reduce, as fractions of the depth.
     """
+    reductions = reduction_cells(num_cells, points)
     places = []
     older = last = stem_channels
     after = after_stem_reduction
     for index in range(num_cells):
-        reduction = index in reduction_cells(num_cells)
+        reduction = index in reductions
         if reduction:
             channels *= 2
         places.append(CellPlace(channels, reduction, after, older, last))
@@ -95,13 +106,23 @@ def build_stem(stem: Stem, in_channels: int, out_channels: int) -> nn.Module:
     return {"cifar": CifarStem, "imagenet": ImageNetStem}[stem](in_channels, out_channels)
 
 
-def check_size(height: int, width: int, num_cells: int, stem: Stem) -> None:
+def size_multiple(num_cells: int, stem: Stem, points: tuple[Fraction, ...] = THIRDS) -> int:
+    """Return what the sides of images must be multiples of, in pixels.
+
+    Example:
+        >>> size_multiple(8, "cifar"), size_multiple(14, "imagenet")
+        (4, 32)
+    """
+    return int(2 ** len(reduction_cells(num_cells, points))) * (8 if stem == "imagenet" else 1)
+
+
+def check_size(height: int, width: int, num_cells: int, stem: Stem, points: tuple[Fraction, ...] = THIRDS) -> None:
     """Refuse sizes that the reductions cannot halve.
 
     Raises:
         LbgnasError: names the size and the nearest ones that work.
     """
-    step = 2 ** len(reduction_cells(num_cells)) * (8 if stem == "imagenet" else 1)
+    step = size_multiple(num_cells, stem, points)
     for side in (height, width):
         if side % step or side == 0:
             below, above = side // step * step, -(-side // step) * step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lbgnas.genotype import CellGenotype
-from lbgnas.networks.layout import CellPlace, Stem, build_stem, cell_places, check_size
+from lbgnas.networks.layout import THIRDS, CellPlace, Stem, build_stem, cell_places, check_size, reduction_cells
 from lbgnas.operations.candidates import FactorizedReduce, build_operation, relu_conv_norm
 
 
@@ -58,7 +59,7 @@ class StackedCell(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """A second classifier on the second reduction cell, used in training only.
+    """A second classifier on the last reduction cell, used in training only.
 
     Args:
         channels: of that cell's output.
@@ -94,13 +95,14 @@ class StackedNetwork(nn.Module):
 
     Args:
         genotype: the cells.
-        num_cells: L; cells L // 3 and 2 L // 3 reduce.
+        num_cells: L.
         channels: C of the first cell.
         num_classes: width of the output.
         in_channels: of the images.
         auxiliary: whether to build the auxiliary head.
         stem: "cifar" or "imagenet".
         auxiliary_norm: the auxiliary head's second batch norm; by default there after the CIFAR stem only.
+        points: where cells reduce, as fractions of the depth; the auxiliary head follows the last one.
 
     Shapes: images (batch, in_channels, height, width) to `Output`.
 
@@ -121,18 +123,20 @@ class StackedNetwork(nn.Module):
         auxiliary: bool = False,
         stem: Stem = "cifar",
         auxiliary_norm: bool | None = None,
+        points: tuple[Fraction, ...] = THIRDS,
     ) -> None:
         super().__init__()
         self.num_cells = num_cells
+        self.points = points
         self.stem_kind: Stem = stem
         self.drop_path_prob = 0.0
         width = 3 * channels if stem == "cifar" else channels
         self.stem = build_stem(stem, in_channels, width)
         concats = (len(genotype.normal_concat), len(genotype.reduce_concat))
-        places = cell_places(num_cells, channels, width, concats, stem == "imagenet")
+        places = cell_places(num_cells, channels, width, concats, stem == "imagenet", points)
         self.cells = nn.ModuleList(StackedCell(genotype, place) for place in places)
         widths = [place.channels * concats[place.reduction] for place in places]
-        self.auxiliary_cell = 2 * num_cells // 3
+        self.auxiliary_cell = reduction_cells(num_cells, points)[-1]
         self.auxiliary_head: AuxiliaryHead | None = None
         if auxiliary:
             second = stem == "cifar" if auxiliary_norm is None else auxiliary_norm
@@ -141,7 +145,7 @@ class StackedNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         """Return logits, and auxiliary logits in training where there is a head."""
-        check_size(images.shape[2], images.shape[3], self.num_cells, self.stem_kind)
+        check_size(images.shape[2], images.shape[3], self.num_cells, self.stem_kind, self.points)
         older, last = self.stem(images)
         auxiliary = None
         for index, cell in enumerate(self.cells):

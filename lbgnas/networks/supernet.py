@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
@@ -12,9 +10,7 @@ from lbgnas.networks.layout import CellPlace, build_stem, cell_places, check_siz
 from lbgnas.operations.candidates import FactorizedReduce, relu_conv_norm
 from lbgnas.operations.functional import channel_shuffle
 from lbgnas.operations.source import SourceEdges
-from lbgnas.space import SearchSpace, edge_index
-
-CellKind = Literal["normal", "reduce"]
+from lbgnas.space import KINDS, Kind, SearchSpace, edge_index
 
 
 class SearchCell(nn.Module):
@@ -22,7 +18,7 @@ class SearchCell(nn.Module):
 
     def __init__(self, space: SearchSpace, place: CellPlace) -> None:
         super().__init__()
-        kind: CellKind = "reduce" if place.reduction else "normal"
+        kind: Kind = "reduce" if place.reduction else "normal"
         self.nodes = space.nodes
         self.concat = space.concat
         self.partial = space.partial_channels
@@ -35,16 +31,22 @@ class SearchCell(nn.Module):
         self.preprocess1 = relu_conv_norm(place.last_channels, place.channels, affine=False)
         self.rows: list[list[int]] = []
         self.sources = nn.ModuleList()
+        columns = space.columns(kind)
+        beside = () if space.auxiliary_skip is None else (f"auxiliary_{space.auxiliary_skip}",)
         for source in range(1 + space.nodes):
             rows = [edge_index(node, source) for node in range(max(0, source - 1), space.nodes)]
             self.rows.append(rows)
-            operations = tuple(space.operations[kind][row] for row in rows)
+            # A shorter edge ends in none: its unused columns weigh nothing.
+            listed = [space.operations[kind][row] for row in rows]
+            operations = tuple((*names, *["none"] * (columns - len(names)), *beside) for names in listed)
             self.sources.append(SourceEdges(self.width, self._stride(source), operations))
 
     def _stride(self, source: int) -> int:
         return 2 if self.reduction and source < 2 else 1
 
-    def forward(self, older: Tensor, last: Tensor, mixture: Tensor, edge_weights: Tensor | None) -> Tensor:
+    def forward(
+        self, older: Tensor, last: Tensor, mixture: Tensor, edge_weights: Tensor | None, skip_dropout: float = 0.0
+    ) -> Tensor:
         """Return the concatenated nodes.
 
         Args:
@@ -52,6 +54,7 @@ class SearchCell(nn.Module):
             last: output of the last cell.
             mixture: (edges, candidates), rows sum to 1 (times the edge's weight where edges are normalised).
             edge_weights: (edges,), or None where every edge counts fully.
+            skip_dropout: probability with which an entry of a plain skip is dropped in training.
         """
         states = [self.preprocess0(older), self.preprocess1(last)]
         mixed: Tensor | None = None
@@ -59,7 +62,7 @@ class SearchCell(nn.Module):
         for source, edges in enumerate(self.sources):
             state, rows = states[source], self.rows[source]
             # What is left of the sums after a node has taken its share belongs to the nodes this state feeds.
-            output = edges(state[:, : self.width], mixture[rows])
+            output = edges(state[:, : self.width], mixture[rows], skip_dropout)
             mixed = output if mixed is None else mixed + output
             if self.partial > 1:
                 bypass = self._bypass(state[:, self.width :], source, rows, edge_weights)
@@ -87,6 +90,10 @@ class SearchCell(nn.Module):
 
 class Supernet(nn.Module):
     """A network over a whole search space; its architecture parameters are parameters named alphas_* and betas_*.
+
+    Attributes:
+        skip_dropout: probability with which entries of plain skips are dropped in training (P-DARTS).
+        auxiliary_weight: beta, the weight of the auxiliary skips of a space that has them (DARTS-).
 
     Args:
         space: the search space.
@@ -122,12 +129,19 @@ class Supernet(nn.Module):
         )
         self.space = space
         self.num_cells = num_cells
+        self.skip_dropout = 0.0
+        self.auxiliary_weight = 1.0
         width = stem_multiplier * channels
         self.stem = build_stem(space.stem, in_channels, width)
         concats = (len(space.concat), len(space.concat))
-        places = cell_places(num_cells, channels, width, concats, space.stem == "imagenet")
+        points = space.reduction_points
+        places = cell_places(num_cells, channels, width, concats, space.stem == "imagenet", points)
         self.cells = nn.ModuleList(SearchCell(space, place) for place in places)
         self.classifier = nn.Linear(places[-1].channels * len(space.concat), num_classes)
+        for kind in KINDS:
+            unused = [[column >= width for column in range(space.columns(kind))] for width in space.widths(kind)]
+            if any(map(any, unused)):
+                self.register_buffer(f"unused_{kind}", torch.tensor(unused), persistent=False)
         for name, shape in space.architecture_shapes.items():
             self.register_parameter(name, nn.Parameter(1e-3 * torch.randn(shape)))
 
@@ -140,26 +154,34 @@ class Supernet(nn.Module):
         own = self.space.architecture_shapes
         return {name: value for name, value in self.named_parameters() if name not in own}
 
-    def mixtures(self, kind: CellKind) -> tuple[Tensor, Tensor | None]:
+    def mixtures(self, kind: Kind) -> tuple[Tensor, Tensor | None]:
         """Return how one kind of cell weighs its candidates, (edges, candidates), and its edges, (edges,) or None.
 
-        softmax(alpha) per edge; with edge normalisation times softmax(beta) over the edges that enter one node.
+        softmax(alpha) per edge; with edge normalisation times softmax(beta) over the edges that enter one node. The
+        auxiliary skip, where there is one, is the last column.
         """
-        mixture: Tensor = getattr(self, f"alphas_{kind}").softmax(-1)
-        if not self.space.edge_normalisation:
-            return mixture, None
-        betas: Tensor = getattr(self, f"betas_{kind}")
-        groups = torch.split(betas, [2 + node for node in range(self.space.nodes)])
-        edge_weights = torch.cat([group.softmax(0) for group in groups])
-        return mixture * edge_weights[:, None], edge_weights
+        alphas: Tensor = getattr(self, f"alphas_{kind}")
+        unused: Tensor | None = getattr(self, f"unused_{kind}", None)
+        mixture = (alphas if unused is None else alphas.masked_fill(unused, float("-inf"))).softmax(-1)
+        edge_weights = None
+        if self.space.edge_normalisation:
+            betas: Tensor = getattr(self, f"betas_{kind}")
+            groups = torch.split(betas, [2 + node for node in range(self.space.nodes)])
+            edge_weights = torch.cat([group.softmax(0) for group in groups])
+            mixture = mixture * edge_weights[:, None]
+        if self.space.auxiliary_skip is not None:
+            mixture = torch.cat([mixture, mixture.new_full((len(mixture), 1), self.auxiliary_weight)], 1)
+        return mixture, edge_weights
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
-        check_size(images.shape[2], images.shape[3], self.num_cells, self.space.stem)
-        mixtures = {"normal": self.mixtures("normal"), "reduce": self.mixtures("reduce")}
+        space = self.space
+        check_size(images.shape[2], images.shape[3], self.num_cells, space.stem, space.reduction_points)
+        mixtures = {kind: self.mixtures(kind) for kind in KINDS}
         older, last = self.stem(images)
         for cell in self.cells:
-            older, last = last, cell(older, last, *mixtures["reduce" if cell.reduction else "normal"])
+            mixture, edge_weights = mixtures["reduce" if cell.reduction else "normal"]
+            older, last = last, cell(older, last, mixture, edge_weights, self.skip_dropout)
         logits: Tensor = self.classifier(last.mean((2, 3)))
         return logits
 
@@ -169,8 +191,7 @@ def _check_numbers(space: SearchSpace, **given: int) -> None:
         if value < 1:
             raise LbgnasError(f"supernet: {name} is {value}, at least 1 is needed")
     # Reductions split a cell's channels in halves, partial channels into that many parts.
-    halved = space.partial_channels > 1 or space.stem == "imagenet"
-    step = 2 * space.partial_channels if halved else 1
+    step = space.channel_step
     if given["channels"] % step:
         near = max(step, round(given["channels"] / step) * step)
         raise LbgnasError(

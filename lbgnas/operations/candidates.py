@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from lbgnas.errors import unknown
 from lbgnas.operations.functional import strided_pointwise
+from lbgnas.registry import OWN, Builder
 
 
 class FactorizedReduce(nn.Module):
@@ -40,36 +39,36 @@ def relu_conv_norm(in_channels: int, out_channels: int, affine: bool = True) -> 
     )
 
 
-def _depthwise(channels: int, kernel: int, stride: int, dilation: int) -> list[nn.Module]:
+def _depthwise(channels: int, kernel: int, stride: int, dilation: int, affine: bool) -> list[nn.Module]:
     padding = dilation * (kernel - 1) // 2
     return [
         nn.ReLU(),
         nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
         nn.Conv2d(channels, channels, 1, bias=False),
-        nn.BatchNorm2d(channels),
+        nn.BatchNorm2d(channels, affine=affine),
     ]
 
 
-def _separable(kernel: int) -> Callable[[int, int], nn.Module]:
-    return lambda channels, stride: nn.Sequential(
-        *_depthwise(channels, kernel, stride, 1), *_depthwise(channels, kernel, 1, 1)
+def _separable(kernel: int) -> Builder:
+    return lambda channels, stride, affine: nn.Sequential(
+        *_depthwise(channels, kernel, stride, 1, affine), *_depthwise(channels, kernel, 1, 1, affine)
     )
 
 
-def _dilated(kernel: int) -> Callable[[int, int], nn.Module]:
-    return lambda channels, stride: nn.Sequential(*_depthwise(channels, kernel, stride, 2))
+def _dilated(kernel: int) -> Builder:
+    return lambda channels, stride, affine: nn.Sequential(*_depthwise(channels, kernel, stride, 2, affine))
 
 
-def _skip(channels: int, stride: int) -> nn.Module:
-    return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels)
+def _skip(channels: int, stride: int, affine: bool) -> nn.Module:
+    return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)
 
 
-def _one_by_seven(channels: int, stride: int) -> nn.Module:
+def _one_by_seven(channels: int, stride: int, affine: bool) -> nn.Module:
     return nn.Sequential(
         nn.ReLU(),
         nn.Conv2d(channels, channels, (1, 7), (1, stride), (0, 3), bias=False),
         nn.Conv2d(channels, channels, (7, 1), (stride, 1), (3, 0), bias=False),
-        nn.BatchNorm2d(channels),
+        nn.BatchNorm2d(channels, affine=affine),
     )
 
 
@@ -85,9 +84,9 @@ class Noise(nn.Module):
         return torch.randn_like(x[:, :, :: self.stride, :: self.stride])
 
 
-_BUILDERS: dict[str, Callable[[int, int], nn.Module]] = {
-    "max_pool_3x3": lambda channels, stride: nn.MaxPool2d(3, stride, 1),
-    "avg_pool_3x3": lambda channels, stride: nn.AvgPool2d(3, stride, 1, count_include_pad=False),
+_BUILDERS: dict[str, Builder] = {
+    "max_pool_3x3": lambda channels, stride, affine: nn.MaxPool2d(3, stride, 1),
+    "avg_pool_3x3": lambda channels, stride, affine: nn.AvgPool2d(3, stride, 1, count_include_pad=False),
     "skip_connect": _skip,
     "sep_conv_3x3": _separable(3),
     "sep_conv_5x5": _separable(5),
@@ -95,12 +94,18 @@ _BUILDERS: dict[str, Callable[[int, int], nn.Module]] = {
     "dil_conv_3x3": _dilated(3),
     "dil_conv_5x5": _dilated(5),
     "conv_7x1_1x7": _one_by_seven,
-    "noise": lambda channels, stride: Noise(stride),
+    "noise": lambda channels, stride, affine: Noise(stride),
 }
 
 
-def build_operation(name: str, channels: int, stride: int) -> nn.Module:
-    """Return one operation of an evaluation network, batch norms affine, no batch norm after pools.
+def build_operation(name: str, channels: int, stride: int, affine: bool = True) -> nn.Module:
+    """Return one operation on one edge, a user's own included; no batch norm after pools.
+
+    Args:
+        name: as in genotype files.
+        channels: C, kept.
+        stride: 1 or 2.
+        affine: whether batch norms have weights; they have none in a supernet.
 
     Raises:
         LbgnasError: for a name that is no operation.
@@ -109,6 +114,8 @@ def build_operation(name: str, channels: int, stride: int) -> nn.Module:
         >>> build_operation("sep_conv_3x3", 8, 2)(torch.ones(2, 8, 6, 6)).shape
         torch.Size([2, 8, 3, 3])
     """
-    if name not in _BUILDERS:
-        raise unknown("operation", name, _BUILDERS)
-    return _BUILDERS[name](channels, stride)
+    builders = {**_BUILDERS, **OWN}
+    if name not in builders:
+        raise unknown("operation", name, builders)
+    module: nn.Module = builders[name](channels, stride, affine)
+    return module

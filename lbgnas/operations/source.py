@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lbgnas.batch_statistics import running_statistics_move
+from lbgnas.operations.candidates import build_operation
 from lbgnas.operations.functional import (
     average_pool,
     batch_norm,
@@ -34,12 +35,16 @@ class ConvolutionKind(NamedTuple):
 CONVOLUTIONS = {
     "sep_conv_3x3": ConvolutionKind(3, 1, 2),
     "sep_conv_5x5": ConvolutionKind(5, 1, 2),
+    "sep_conv_7x7": ConvolutionKind(7, 1, 2),
     "dil_conv_3x3": ConvolutionKind(3, 2, 1),
     "dil_conv_5x5": ConvolutionKind(5, 2, 1),
 }
 """Separable ones first: their first stage feeds a second one, and slices stay contiguous."""
 
 POOLS = {"max_pool_3x3": max_pool, "avg_pool_3x3": average_pool}
+
+SKIPS = {"skip_connect": "skip", "auxiliary_skip": "auxiliary", "auxiliary_conv": "auxiliary"}
+"""Operations that with stride 2 are a factorised reduction, and what their tensors are called."""
 
 
 class SourceEdges(nn.Module):
@@ -48,7 +53,8 @@ class SourceEdges(nn.Module):
     Args:
         channels: C of the state; every operation keeps it.
         stride: 1, or 2 for the inputs of a reduction cell.
-        operations: for each edge, its candidates in the order of the alpha columns.
+        operations: for each edge, its candidates in the order of the mixture's columns. Besides those of a search
+            space there are auxiliary_skip (identity) and auxiliary_conv (1x1 convolution that starts as identity).
 
     Shapes: input (batch, C, height, width), `mixture` (edges, candidates), output (batch, edges, C, height, width)
     with height and width divided by the stride.
@@ -74,7 +80,8 @@ class SourceEdges(nn.Module):
         self.convolutions = [name for name in CONVOLUTIONS if name in self.places]
         self.separable = [name for name in self.convolutions if CONVOLUTIONS[name].stages == 2]
         self.pools = [name for name in POOLS if name in self.places]
-        self.has_skip = "skip_connect" in self.places
+        self.skips = [name for name in SKIPS if name in self.places]
+        self.single = [name for name in self.places if name not in (*CONVOLUTIONS, *POOLS, *SKIPS, "none", "noise")]
         for name in self.convolutions:
             kernel = CONVOLUTIONS[name].kernel
             width = len(self.places[name]) * channels
@@ -91,21 +98,51 @@ class SourceEdges(nn.Module):
             _register_statistics(self, "second", self.blocks_second * channels)
         for name in self.pools:
             _register_statistics(self, name, len(self.places[name]) * channels)
-        if self.has_skip and stride == 2:
-            width = len(self.places["skip_connect"]) * (channels // 2)
-            self.skip_even = _convolution(width, channels, 1)
-            self.skip_odd = _convolution(width, channels, 1)
-            _register_statistics(self, "skip", len(self.places["skip_connect"]) * channels)
+        if stride == 2:
+            for name in self.skips:
+                width = len(self.places[name]) * (channels // 2)
+                self.register_parameter(f"{SKIPS[name]}_even", _convolution(width, channels, 1))
+                self.register_parameter(f"{SKIPS[name]}_odd", _convolution(width, channels, 1))
+                _register_statistics(self, SKIPS[name], len(self.places[name]) * channels)
+        elif "auxiliary_conv" in self.skips:
+            self.auxiliary_pointwise = nn.Parameter(torch.eye(channels).repeat(self.num_edges, 1, 1))
+        self.modules_of = nn.ModuleDict(
+            {
+                name: nn.ModuleList(build_operation(name, channels, stride, affine=False) for _ in self.places[name])
+                for name in self.single
+            }
+        )
 
-    def forward(self, x: Tensor, mixture: Tensor) -> Tensor:
-        """Return what every edge passes on, (batch, edges, C, height, width)."""
-        active = torch.relu(x) if self.blocks_first or (self.has_skip and self.stride == 2) else x
+    def forward(self, x: Tensor, mixture: Tensor, skip_dropout: float = 0.0) -> Tensor:
+        """Return what every edge passes on, (batch, edges, C, height, width).
+
+        Args:
+            x: the state.
+            mixture: the weight of each candidate on each edge.
+            skip_dropout: probability with which an entry of a plain skip is dropped in training.
+        """
+        active = torch.relu(x) if self.blocks_first or (self.skips and self.stride == 2) else x
         blocks: list[tuple[str, Tensor]] = []
         if self.blocks_first:
             blocks += self._convolve(active, mixture)
-        if self.has_skip and self.stride == 2:
-            blocks.append(("skip_connect", self._reduce(active, mixture)))
-        plain = [("skip_connect", x)] if self.has_skip and self.stride == 1 else []
+        plain: list[tuple[str, Tensor]] = []
+        for name in self.skips:
+            if self.stride == 2:
+                blocks.append((name, self._reduce(name, active, mixture)))
+            elif name == "auxiliary_conv":
+                spread = grouped_pointwise(self._spread(x, self.num_edges), self.auxiliary_pointwise)
+                blocks.append((name, spread * self._scale(name, mixture)[:, None, None]))
+            elif name == "skip_connect" and self.training and skip_dropout > 0:
+                blocks.append((name, self._dropped(x, mixture, skip_dropout)))
+            else:
+                plain.append((name, x))
+        if "noise" in self.places:
+            shape = (x.shape[0], len(self.places["noise"]) * self.channels, *_strided(x, self.stride))
+            drawn = torch.randn(shape, dtype=x.dtype, device=x.device)
+            blocks.append(("noise", drawn * self._scale("noise", mixture)[:, None, None]))
+        for name in self.single:
+            joined = torch.cat([module(x) for module in self.modules_of[name]], 1)  # type: ignore[attr-defined]
+            blocks.append((name, joined * self._scale(name, mixture)[:, None, None]))
         for name in self.pools:
             pooled = POOLS[name](x, self.stride)
             if self.training:
@@ -124,8 +161,7 @@ class SourceEdges(nn.Module):
                 shaped = shaped.new_zeros(shape).index_add(1, index, shaped)
             total = shaped if total is None else total + shaped
         if total is None:  # nothing but "none" on these edges
-            size = [-(-side // self.stride) for side in x.shape[2:]]
-            total = x.new_zeros((x.shape[0], self.num_edges, self.channels, *size))
+            total = x.new_zeros((x.shape[0], self.num_edges, self.channels, *_strided(x, self.stride)))
         return total
 
     def _convolve(self, active: Tensor, mixture: Tensor) -> list[tuple[str, Tensor]]:
@@ -163,12 +199,21 @@ class SourceEdges(nn.Module):
             return []
         return list(torch.split(hidden[:, hidden.shape[1] - sum(widths) :], widths, 1))
 
-    def _reduce(self, active: Tensor, mixture: Tensor) -> Tensor:
-        edges = len(self.places["skip_connect"])
-        even, odd = strided_pointwise(active, self.skip_even, 0), strided_pointwise(active, self.skip_odd, 1)
+    def _reduce(self, name: str, active: Tensor, mixture: Tensor) -> Tensor:
+        edges, kind = len(self.places[name]), SKIPS[name]
+        even = strided_pointwise(active, getattr(self, f"{kind}_even"), 0)
+        odd = strided_pointwise(active, getattr(self, f"{kind}_odd"), 1)
         halves = [half.reshape(half.shape[0], edges, -1, *half.shape[2:]) for half in (even, odd)]
         joined = torch.cat(halves, 2).flatten(1, 2)
-        return batch_norm(joined, self.mean_skip, self.var_skip, self.training, self._scale("skip_connect", mixture))
+        return batch_norm(joined, *self._statistics(kind), self.training, self._scale(name, mixture))
+
+    def _dropped(self, x: Tensor, mixture: Tensor, prob: float) -> Tensor:
+        """Drop entries of the plain skip on each of its edges, each edge by a draw of its own."""
+        weights = self._weights("skip_connect", mixture)
+        shape = (x.shape[0], len(weights), *x.shape[1:])
+        kept = torch.rand(shape, dtype=x.dtype, device=x.device) >= prob
+        factor = weights[:, None, None, None] / (1 - prob)
+        return (x[:, None] * kept * factor).flatten(1, 2)
 
     def _normalise_pool(self, name: str, pooled: Tensor) -> Tensor:
         """Normalise a pool once for all its edges: they share the batch's statistics."""
@@ -214,6 +259,10 @@ class SourceEdges(nn.Module):
             return x
         spread = x[:, None].expand(-1, count, -1, -1, -1).flatten(1, 2)
         return spread.contiguous(memory_format=torch.channels_last)
+
+
+def _strided(x: Tensor, stride: int) -> list[int]:
+    return [-(-side // stride) for side in x.shape[2:]]
 
 
 def _convolution(out_channels: int, in_channels: int, kernel: int) -> nn.Parameter:

@@ -24,6 +24,7 @@ SMALL = {
     "image_size": 8,
     "network": {"cells": 3, "channels": 8},
     "architecture": {"warmup": 0.0},
+    "stages": {"added_cells": (0, 0, 1), "skip_dropout": (0.2, 0.4, 0.7)},
 }
 
 
@@ -35,14 +36,14 @@ def searched(folder, **settings):
 
 @pytest.mark.parametrize("hypergradient", ["exact", "fd", "first-order"])
 @pytest.mark.parametrize("grouping", ["none", "lbg", "dalbg"])
-@pytest.mark.parametrize("base", ["darts", "pcdarts"])
+@pytest.mark.parametrize("base", ["darts", "pdarts", "pcdarts", "darts-"])
 def test_one_step_reaches_every_level(tmp_path, base, grouping, hypergradient):
     settings = SearchSettings(**{**SMALL, "base": base, "grouping": grouping, "hypergradient": hypergradient})
     search = Search(settings, tmp_path)
     learner = search.learner
     train, validation = next(search._batches(0, 0))
     rows = None if learner.assignment_logits is None else learner.assignment_logits[train.ids]
-    result = unrolled_step(learner.experts, learner.gate, rows, train, validation, search.levels(0))
+    result = unrolled_step(learner.experts, learner.gate, rows, train, validation, search.plan.levels(0))
     losses = result.losses
     assert sum(losses.train_groups) == sum(losses.validation_groups) == 10
     for index, count in enumerate(losses.train_groups):
@@ -78,7 +79,7 @@ def weights(search):
 
 
 @pytest.mark.parametrize("grouping", ["lbg", "dalbg"])
-@pytest.mark.parametrize("base", ["darts", "pcdarts"])
+@pytest.mark.parametrize("base", ["darts", "pdarts", "pcdarts", "darts-"])
 def test_one_expert_equals_the_base_bit_for_bit(tmp_path, base, grouping):
     alone = searched(tmp_path / "none", base=base, order="shared")
     grouped = searched(tmp_path / "one", base=base, grouping=grouping, num_experts=1)

@@ -1,61 +1,30 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from lbgnas.genotype import published
+from lbgnas.engine.result import searched_space
+from lbgnas.genotype import published, published_names
 from lbgnas.networks.counting import count_macs, count_parameters
 from lbgnas.networks.stacked import StackedNetwork
 from tests.golden import reference
 
-
-def operation(name, op_name, module):
-    if op_name.startswith(("sep", "dil")):
-        for i in (1, 2, 5, 6):
-            if i < len(module):
-                yield f"{name}.op.{i}.weight", module[i].weight
-        for i in (3, 7):
-            if i < len(module):
-                yield from reference.norm(f"{name}.op.{i}", module[i])
-    elif op_name == "skip_connect" and hasattr(module, "conv_1"):
-        yield from reference.reduce(name, module)
+NETS = [
+    (file, key, key.split(".")[1], key.split(".")[-1])
+    for file in ("golden_darts", "golden_pc", "golden_pdarts", "golden_dm")
+    for key in reference.golden(file)
+    if key.startswith("evalnet")
+]
 
 
-def stacked(net, genotype):
-    yield from reference.stem(net.stem, net.stem_kind)
-    for i, cell in enumerate(net.cells):
-        yield from reference.preprocess(f"cells.{i}.preprocess0", cell.preprocess0)
-        yield from reference.preprocess(f"cells.{i}.preprocess1", cell.preprocess1)
-        pairs = genotype.reduce if i in {net.num_cells // 3, 2 * net.num_cells // 3} else genotype.normal
-        for m, (op_name, _) in enumerate(pairs):
-            yield from operation(f"cells.{i}._ops.{m}", op_name, cell.operations[m])
-    head = net.auxiliary_head
-    yield "auxiliary_head.features.2.weight", head.conv_1.weight
-    yield from reference.norm("auxiliary_head.features.3", head.norm_1)
-    yield "auxiliary_head.features.5.weight", head.conv_2.weight
-    if hasattr(head.norm_2, "running_mean"):
-        yield from reference.norm("auxiliary_head.features.6", head.norm_2)
-    yield "auxiliary_head.classifier.weight", head.classifier.weight
-    yield "auxiliary_head.classifier.bias", head.classifier.bias
-    yield "classifier.weight", net.classifier.weight
-    yield "classifier.bias", net.classifier.bias
-
-
-@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
-@pytest.mark.parametrize(
-    ("file", "name"),
-    [
-        ("golden_darts", "DARTS_V1"),
-        ("golden_darts", "DARTS_V2"),
-        ("golden_pc", "PC_DARTS_cifar"),
-        ("golden_pc", "PC_DARTS_image"),
-    ],
-)
-def test_network_equals_reference(float64, file, name, stem):
-    key = {"cifar": f"evalnet.cifar.C16.L8.{name}", "imagenet": f"evalnet.imagenet.C16.L6.{name}"}[stem]
+@pytest.mark.parametrize(("file", "key", "stem", "name"), NETS, ids=[net[1] for net in NETS])
+def test_network_equals_reference(float64, file, key, stem, name):
     expected = reference.golden(file)[key]
-    genotype = published(name).experts[0]
-    net = StackedNetwork(genotype, 8 if stem == "cifar" else 6, 16, 10, auxiliary=True, stem=stem)
-    reference.fill(stacked(net, genotype))
+    genotype = published(name)
+    second_norm = stem == "cifar" or searched_space(genotype).auxiliary_head_norm
+    cells = 8 if stem == "cifar" else 6
+    net = StackedNetwork(genotype.experts[0], cells, 16, 10, 3, True, stem, second_norm)
+    reference.fill(net)
     x = reference.images(0, size=32 if stem == "cifar" else 224)
     net.eval()
     logits, auxiliary = net(x)
@@ -65,6 +34,11 @@ def test_network_equals_reference(float64, file, name, stem):
     logits, auxiliary = net(x)
     reference.assert_summary(logits, expected["train_logits"])
     reference.assert_summary(auxiliary, expected["train_aux"])
+
+
+def built(genotype, *size, **settings):
+    with torch.device("meta"):
+        return StackedNetwork(genotype, *size, **settings)
 
 
 @pytest.mark.parametrize(
@@ -81,11 +55,64 @@ def test_network_equals_reference(float64, file, name, stem):
 )
 def test_published_sizes(name, parameters, with_head, parameters_100, macs, imagenet, imagenet_macs):
     genotype = published(name).experts[0]
-    net = StackedNetwork(genotype, 20, 36, 10, auxiliary=True)
+    net = built(genotype, 20, 36, 10, auxiliary=True)
     assert count_parameters(net) == parameters
     assert count_parameters(net, without=()) == with_head
     assert count_macs(net, 3, 32) == macs
-    assert count_parameters(StackedNetwork(genotype, 20, 36, 100)) == parameters_100
-    large = StackedNetwork(genotype, 14, 48, 1000, stem="imagenet")
+    assert count_parameters(built(genotype, 20, 36, 100)) == parameters_100
+    large = built(genotype, 14, 48, 1000, stem="imagenet")
     assert count_parameters(large) == imagenet
     assert count_macs(large, 3, 224) == imagenet_macs
+
+
+# Parameters without the auxiliary head of 20 cells of 36 channels; with 10 or 100 classes as searched.
+MINUS = {
+    "cifar10_s0": (3_454_318, 3_634_246, 3_739_222, 3_437_038, 3_446_110),
+    "cifar10_s1": (2_629_630, 2_734_606, 2_653_822),
+    "cifar10_s2": (4_058_902, 4_418_758, 4_085_254),
+    "cifar10_s3": (4_058_902, 4_418_758, 4_085_254),
+    "cifar10_s4": (4_341_862, 4_341_862, 4_341_862),
+    "cifar100_s0": (3_420_928, 3_473_848, 3_296_080, 3_407_104),
+    "cifar100_s1": (3_005_776, 2_825_848, 2_794_096),
+    "cifar100_s2": (4_250_368, 4_549_744, 3_360_880),
+    "cifar100_s3": (3_720_736, 4_224_016, 4_137_184),
+    "cifar100_s4": (4_033_936, 4_033_936, 4_033_936),
+}
+SMALL = {
+    "cifar10_s0": (265_626, 278_842, 298_362, 265_114, 260_442),
+    "cifar10_s1": (193_242, 212_762, 196_826),
+    "cifar10_s2": (322_810, 349_242, 328_122),
+    "cifar10_s3": (322_810, 349_242, 328_122),
+    "cifar10_s4": (384_570, 384_570, 384_570),
+}
+"""The same with 8 cells of 16 channels."""
+
+
+@pytest.mark.parametrize("group", MINUS)
+def test_published_sizes_of_darts_minus(group):
+    classes, head = (10, 476_426) if group.startswith("cifar10_") else (100, 545_636)
+    for index, parameters in enumerate(MINUS[group]):
+        genotype = published(f"{group}_{index}").experts[0]
+        net = built(genotype, 20, 36, classes, auxiliary=True)
+        assert count_parameters(net) == parameters
+        assert count_parameters(net, without=()) == parameters + head
+        if group in SMALL:
+            net = built(genotype, 8, 16, classes, auxiliary=True)
+            assert count_parameters(net) == SMALL[group][index]
+            assert count_parameters(net, without=()) == SMALL[group][index] + 435_466
+
+
+def test_every_genotype_of_darts_minus_is_measured():
+    measured = {f"{group}_{index}" for group, sizes in MINUS.items() for index in range(len(sizes))}
+    assert len(measured) == 33
+    assert measured == {name for name in published_names() if name.startswith("cifar")}
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("DARTS_V2", 1_260_776), ("PDARTS", 1_262_312), ("cifar10_s0_0", 1_262_312)]
+)
+def test_auxiliary_head_after_the_imagenet_stem(name, head):
+    genotype = published(name)
+    norm = searched_space(genotype).auxiliary_head_norm
+    net = built(genotype.experts[0], 14, 48, 1000, auxiliary=True, stem="imagenet", auxiliary_norm=norm)
+    assert count_parameters(net, without=()) - count_parameters(net) == head

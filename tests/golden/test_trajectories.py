@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from lbgnas.bases.base import find_base
+from lbgnas.bases.darts_minus import auxiliary_weight
 from lbgnas.grouping.bilevel import bilevel_gradients
 from lbgnas.grouping.experts import Experts
 from lbgnas.grouping.hypergradient import Exact, FiniteDifference, FirstOrder
@@ -17,9 +19,9 @@ from lbgnas.space import load_space
 from tests.golden import reference
 
 
-def start(space, channels, cells, scale):
+def start(space, channels, cells, scale, naming="darts"):
     net = Supernet(load_space(space), cells, channels, 10)
-    reference.fill(reference.supernet(net))
+    reference.fill(net, naming)
     reference.arch_values(net, scale)
     return net.train(), Experts([net], architecture=net.architecture_parameters())
 
@@ -33,18 +35,24 @@ def drawn(seed):
 
 
 @pytest.mark.parametrize(
-    ("file", "space", "rate", "way"),
+    ("file", "name", "way"),
     [
-        ("traj_darts_1st", "darts", 3e-4, FirstOrder()),
-        ("traj_darts_2nd", "darts", 3e-4, FiniteDifference(0.01)),
-        ("traj_pc_1st", "pcdarts", 6e-4, FirstOrder()),
-        ("traj_pc_2nd", "pcdarts", 6e-4, FiniteDifference(0.01)),
+        ("traj_darts_1st", "darts", FirstOrder()),
+        ("traj_darts_2nd", "darts", FiniteDifference(0.01)),
+        ("traj_pc_1st", "pcdarts", FirstOrder()),
+        ("traj_pc_2nd", "pcdarts", FiniteDifference(0.01)),
+        ("traj_pdarts_1st", "pdarts", FirstOrder()),
+        ("traj_dm_1st", "darts-", FirstOrder()),
     ],
 )
-def test_none_reproduces_the_reference_trajectory(float64, file, space, rate, way):
+def test_none_reproduces_the_reference_trajectory(float64, file, name, way):
     expected = reference.golden(file)
-    net, experts = start(space, 8, 3, 1e-3)
-    learner = Learner(experts, None, None, architecture_rate=rate, architecture_decay=1e-3)
+    base = find_base(name)
+    net, experts = start(base.space, 8, 3, 1e-3, "pdarts" if name == "pdarts" else "darts")
+    net.auxiliary_weight = auxiliary_weight("linear", 1.0, epoch=10, epochs=50)
+    learner = Learner(
+        experts, None, None, architecture_rate=base.architecture_rate, architecture_clip=base.architecture_clip
+    )
     levels = Levels(gate=Sgd(0.0), experts=Sgd(0.025, 0.9, 3e-4, clip=5), hypergradient=way)
     for step, (loss, size) in enumerate(expected["steps_loss_gradnorm"]):
         train, validation = batch(10 + step, drawn(20 + step)), batch(30 + step, drawn(40 + step))

@@ -107,7 +107,7 @@ def test_a_changed_model_is_refused(lbg, tmp_path):
 def test_a_stopped_run_ends_in_the_same_bits(lbg, tmp_path, monkeypatch, phase):
     run, _ = lbg
     stopped = GroupTraining(settings(), tmp_path)
-    original = GroupTraining._save
+    original = GroupTraining.save
 
     def save(self):
         original(self)
@@ -115,7 +115,7 @@ def test_a_stopped_run_ends_in_the_same_bits(lbg, tmp_path, monkeypatch, phase):
             raise Interrupted("stopped", 2)
 
     with monkeypatch.context() as patch:
-        patch.setattr(GroupTraining, "_save", save)
+        patch.setattr(GroupTraining, "save", save)
         with pytest.raises(Interrupted):
             stopped.run()
     GroupTraining(settings(), tmp_path, resume=True).run()

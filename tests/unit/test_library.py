@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from lbgnas import registry
 from tests.small import ROOT
 
 
@@ -23,7 +24,11 @@ def test_readme_example_runs(tmp_path, monkeypatch, capsys):
         "search": {"limit": 40, "epochs": 1, "batch_size": 10, "network": {"cells": 3, "channels": 8}},
         "evaluation": {"epochs": 1, "batch_size": 16, "network": {"cells": 3, "channels": 4}},
     }
-    monkeypatch.setattr(api, "load_preset", lambda name, section: merged(load_preset(name, section), fewer[section]))
+
+    def load_fewer(name, section, base=None):
+        return merged(load_preset(name, section, base), fewer[section])
+
+    monkeypatch.setattr(api, "load_preset", load_fewer)
     monkeypatch.chdir(tmp_path)
     (code,) = blocks("README.md")
     assert len(code.strip().splitlines()) <= 10
@@ -32,7 +37,16 @@ def test_readme_example_runs(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.rglob("expert0-normal.svg"))
 
 
-@pytest.mark.parametrize("page", ["docs/extending.md"])
+@pytest.fixture
+def _own_operations_forgotten():
+    yield
+    for name in registry.OWN:
+        del registry.ABBREVIATIONS[name]
+    registry.OWN.clear()
+
+
+@pytest.mark.parametrize("page", ["docs/extending.md", "docs/bases.md"])
+@pytest.mark.usefixtures("_own_operations_forgotten")
 def test_docs_examples_run(page):
     found = blocks(page)
     assert found

@@ -419,3 +419,90 @@ def test_the_nearest_width_is_named_and_fits(space, channels, near):
     with pytest.raises(LbgnasError, match=f"channels is {channels}.*the nearest is {near}$"):
         Supernet(load_space(space), 3, channels, 2)
     Supernet(load_space(space), 3, near, 2)(torch.zeros(2, 3, 8, 8))
+
+
+# Stages, auxiliary skips, noise and operations of a user's own
+
+
+def test_dropped_skips_keep_their_mean_and_leave_the_rest_alone():
+    edges, *_ = build("S3", 1)
+    x = torch.ones(64, 4, 6, 6)
+    mixture = torch.tensor([[0.0, 0.5, 0.0], [0.0, 0.25, 0.0]])
+    output = edges(x, mixture, skip_dropout=0.3)
+    for edge, weight in enumerate((0.5, 0.25)):
+        values = output[:, edge].unique()
+        assert close(values, torch.tensor([0.0, weight / 0.7]))
+        assert output[:, edge].mean().item() == pytest.approx(weight, rel=0.05)
+    assert not torch.equal(output[:, 0] > 0, output[:, 1] > 0), "every edge draws for itself"
+    sides = edges.eval()(x, mixture, skip_dropout=0.3)
+    assert close(sides, edges(x, mixture)), "nothing is dropped in evaluation"
+    strided, *_, mixture = build("S3", 2)
+    assert torch.equal(strided(x, mixture, skip_dropout=0.9), strided(x, mixture)), "a factorised skip is no plain one"
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_noise_does_not_look_at_the_state(stride):
+    edges = SourceEdges(4, stride, (("noise",), ("noise", "none")[:1]))
+    mixture = torch.tensor([[1.0], [2.0]])
+    draws = []
+    for x in (torch.zeros(50, 4, 6, 6), torch.full((50, 4, 6, 6), 1e6)):
+        torch.manual_seed(0)
+        draws.append(edges(x, mixture))
+    assert torch.equal(*draws)
+    assert draws[0].shape == (50, 2, 4, 6 // stride, 6 // stride)
+    assert draws[0][:, 0].std().item() == pytest.approx(1, rel=0.05)
+    assert draws[0][:, 1].std().item() == pytest.approx(2, rel=0.05)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_auxiliary_skips_are_added_with_their_weight(stride):
+    torch.manual_seed(0)
+    operations = (("skip_connect", "sep_conv_3x3"), ("sep_conv_3x3", "none"))
+    plain = SourceEdges(4, stride, operations)
+    beside = {
+        name: SourceEdges(4, stride, tuple((*names, name) for names in operations))
+        for name in ("auxiliary_skip", "auxiliary_conv")
+    }
+    x, mixture = torch.randn(3, 4, 6, 6), torch.rand(2, 2)
+    weighed = torch.cat([mixture, torch.full((2, 1), 0.5)], 1)
+    for edges in beside.values():
+        edges.load_state_dict(plain.state_dict(), strict=False)
+        added = edges(x, weighed) - plain(x, mixture)
+        if stride == 1:
+            assert close(added, 0.5 * x[:, None].expand_as(added)), "both begin as the identity"
+            continue
+        for edge in range(2):
+            single = Halve(4)
+            with torch.no_grad():
+                single.even.weight.copy_(edges.auxiliary_even[2 * edge : 2 * edge + 2])
+                single.odd.weight.copy_(edges.auxiliary_odd[2 * edge : 2 * edge + 2])
+            assert close(added[:, edge], 0.5 * single(x))
+
+
+def test_edges_with_fewer_candidates_give_the_rest_no_weight():
+    operations = [["skip_connect", "sep_conv_3x3", "none"], ["sep_conv_3x3"]]
+    space = SearchSpace(name="mine", nodes=1, concat=(2,), operations=operations)
+    net = Supernet(space, 3, 4, 3)
+    with torch.no_grad():
+        net.alphas_normal.normal_()
+    mixture, _ = net.mixtures("normal")
+    assert close(mixture[0], net.alphas_normal[0].softmax(0))
+    assert mixture[1].tolist() == [1, 0, 0]
+    net(torch.randn(2, 3, 8, 8)).square().sum().backward()
+    assert net.alphas_normal.grad[0].any()
+    assert not net.alphas_normal.grad[1].any()
+    assert torch.isfinite(net.alphas_normal.grad).all()
+
+
+@pytest.mark.parametrize(
+    ("points", "cells", "reductions", "side"),
+    [(("1/2",), 4, (2,), 6), (("1/4", "1/2", "3/4"), 8, (2, 4, 6), 8), (("0", "2/3"), 3, (0, 2), 4)],
+)
+def test_more_or_fewer_reductions(points, cells, reductions, side):
+    space = small(reductions=points)
+    net = Supernet(space, cells, 4, 3)
+    assert tuple(i for i, cell in enumerate(net.cells) if cell.reduction) == reductions
+    assert net(torch.randn(2, 3, side, side)).shape == (2, 3)
+    assert net.classifier.in_features == 4 * 2 ** len(reductions) * 2
+    with pytest.raises(LbgnasError, match="multiples of"):
+        net(torch.zeros(2, 3, side + 1, side + 1))

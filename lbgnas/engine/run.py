@@ -1,0 +1,100 @@
+"""What every run does alike: its folder, its checkpoint, and how it is stopped and gone on with."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NoReturn
+
+import torch
+
+from lbgnas.engine.checkpoint import load_checkpoint, save_checkpoint
+from lbgnas.engine.interrupts import Interrupted, Interrupts
+from lbgnas.engine.reporting import Reporter
+from lbgnas.engine.run_folder import CHECKPOINT, Metrics
+from lbgnas.errors import LbgnasError
+
+
+class Run(ABC):
+    """A run in its folder.
+
+    Args:
+        folder: the run folder, already made.
+        device: where to compute; the CPU by default.
+        report: receives the progress; silent by default.
+    """
+
+    kind: ClassVar[Literal["search", "evaluation", "groups"]]
+
+    def __init__(self, folder: Path, device: torch.device | None, report: Reporter | None) -> None:
+        self.folder = folder
+        self.device = device or torch.device("cpu")
+        self.report = report or Reporter()
+        self.epoch = self.step_in_epoch = 0
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree on."""
+
+    @abstractmethod
+    def content(self) -> dict[str, Any]:
+        """Return everything the run depends on from here, as tensors, numbers and text."""
+
+    @abstractmethod
+    def restore(self, content: Mapping[str, Any]) -> None:
+        """Take over what `content` returned."""
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        content = {"epoch": self.epoch, "step": self.step_in_epoch, **self.content()}
+        save_checkpoint(self.folder / CHECKPOINT, self.kind, self.identity, content)
+
+    def start(self, resume: bool) -> None:
+        """Go on from the folder's checkpoint if there is one and it is wanted, else write the first.
+
+        Raises:
+            LbgnasError: if the checkpoint is broken or of another run.
+        """
+        path = self.folder / CHECKPOINT
+        if not resume or not path.exists():
+            self.save()
+            return
+        content = load_checkpoint(path, self.kind, self.identity)
+        try:
+            self.epoch, self.step_in_epoch = int(content["epoch"]), int(content["step"])
+            self.restore(content)
+        except LbgnasError as error:
+            raise LbgnasError(f"{path}: {error}") from None
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise LbgnasError(f"{path}: does not fit this run ({' '.join(str(error).split())[:160]})") from None
+
+    def stop(self, where: str, signal_number: int) -> NoReturn:
+        """Write the checkpoint and end.
+
+        Raises:
+            Interrupted: always.
+        """
+        self.save()
+        raise Interrupted(f"stopped {where}; go on with --resume {self.folder}", signal_number)
+
+    @contextmanager
+    def under_way(self, what: str, total: int, done: int, first_record: int) -> Iterator[tuple[Interrupts, Metrics]]:
+        """Watch for signals, open the metrics and tell the progress.
+
+        Args:
+            what: of the progress.
+            total, done: steps of it.
+            first_record: number of the next record; later ones in the file are taken back.
+        """
+        # The handlers first: opening the event files takes seconds, in which a Ctrl-C counts as well.
+        with Interrupts() as interrupts:
+            metrics = Metrics(self.folder, first_record)
+            self.report.begin(what, total, done)
+            try:
+                yield interrupts, metrics
+            finally:
+                metrics.close()
+                self.report.end()
