@@ -20,6 +20,7 @@ from lbgnas.data.transforms import normalise, pad_to_multiple
 from lbgnas.errors import LbgnasError
 from lbgnas.files import write_bytes, write_text
 from lbgnas.genotype import CellGenotype
+from lbgnas.networks.comparison import COMPARISONS, build_comparison
 from lbgnas.networks.fixed import from_dict
 from lbgnas.networks.gates import make_gate
 from lbgnas.networks.stacked import StackedNetwork
@@ -194,6 +195,8 @@ def load_model(folder: Path) -> GroupedModel:
 def _build(record: Mapping[str, Any], where: str) -> nn.Module:
     if record["kind"] == "fixed":
         return from_dict(record, where).build()
+    if record["kind"] in COMPARISONS:
+        return build_comparison(record["kind"], from_dict(record["network"], where))
     cell: dict[str, Any] = _tuples(record["genotype"])
     return StackedNetwork(
         CellGenotype(**cell),

@@ -28,6 +28,7 @@ from lbgnas.engine.run import Run
 from lbgnas.engine.run_folder import SPLIT, Metrics
 from lbgnas.files import write_text
 from lbgnas.group_settings import GroupSettings
+from lbgnas.networks.comparison import COMPARISONS, OwnLoss, build_comparison, comparison_record
 from lbgnas.networks.counting import count_parameters
 from lbgnas.networks.fixed import fixed_network, parameters, shared_out
 from lbgnas.networks.gates import NearestGate, make_gate
@@ -86,6 +87,8 @@ class GroupTraining(Run):
 
     def _expert(self, index: int) -> nn.Module:
         torch.manual_seed(derive_seed(self.settings.seed, "network", index) % 2**63)
+        if self.settings.method in COMPARISONS:
+            return build_comparison(self.settings.method, self.single).to(self.device)
         return self.network.build().to(self.device)
 
     def _take_over(self) -> int | None:
@@ -134,9 +137,9 @@ class GroupTraining(Run):
         """Return what is trained, with actual sizes."""
         settings, each = self.settings, count_parameters(self.experts[0])
         total, single = each * len(self.experts), parameters(self.single)
-        shape = f"{'-'.join(map(str, self.network.depths))} blocks, width {self.network.width}, " * bool(
-            self.network.depths
-        )
+        shape = f"{'-'.join(map(str, self.network.depths))} blocks, width {self.network.width}, "
+        if not self.network.depths or settings.method in COMPARISONS:
+            shape = ""
         lines = [
             f"{settings.method}: {len(self.experts)} x {settings.experts}, {shape}{total:,} parameters together; "
             f"the single network has {single:,}"
@@ -240,6 +243,10 @@ class GroupTraining(Run):
         modules = self.experts if phase == "all" else [self.experts[self._index(phase)]]
         for module in modules:
             module.train()
+        only = modules[0]
+        if isinstance(only, OwnLoss):
+            only.begin_epoch(self.epoch, self.settings.finetune.epochs)
+            return lambda batch: only.training_loss(batch.images, batch.labels)
         if phase != "all":
             return lambda batch: F.cross_entropy(modules[0](batch.images), batch.labels)
         gate = self.gate
@@ -297,7 +304,10 @@ class GroupTraining(Run):
         found = answers(self.gate, self.experts, test, torch.arange(len(test)), self.device, all_experts=True)
         measures = measure(found, test, self.experts, self.gate, [len(rows) for rows in own], trained)
         model = GroupedModel(self.gate, self.experts, self.data.info, trained)
-        save_model(self.folder, model, [self.network.to_dict()] * len(self.experts), self.gate_record)
+        record = self.network.to_dict()
+        if self.settings.method in COMPARISONS:
+            record = comparison_record(self.settings.method, self.single)
+        save_model(self.folder, model, [record] * len(self.experts), self.gate_record)
         write_text(self.folder / "results.json", json.dumps(measures.to_dict(), indent=1))
         write_text(self.folder / "results.md", measures.to_markdown())
         write_text(self.folder / "predictions.csv", predictions_csv(found, test, trained))

@@ -60,11 +60,19 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        for stage in range(self.stages):
-            x = self.get_submodule(f"layer{stage + 1}")(x)
-        logits: Tensor = self.fc(x.mean((2, 3)))
+        logits: Tensor = self.fc(self.features(images).mean((2, 3)))
         return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the last block answers, (batch, channels, height, width)."""
+        x: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        for block in self.blocks():
+            x = block(x)
+        return x
+
+    def blocks(self) -> list[nn.Module]:
+        """Return the blocks of all stages."""
+        return [block for stage in range(self.stages) for block in self.get_submodule(f"layer{stage + 1}").children()]
 
 
 def group_norm(channels: int) -> nn.Module:
