@@ -18,6 +18,7 @@ from lbgnas.errors import LbgnasError as LbgnasError
 if TYPE_CHECKING:
     from lbgnas.api import evaluate as evaluate
     from lbgnas.api import search as search
+    from lbgnas.classifier import GroupedClassifier as GroupedClassifier
     from lbgnas.genotype import Genotype as Genotype
     from lbgnas.genotype import load as load
     from lbgnas.genotype import published as published
@@ -32,10 +33,21 @@ _PLACES = {
     "published": ("lbgnas.genotype", "published"),
     "Genotype": ("lbgnas.genotype", "Genotype"),
     "StackedNetwork": ("lbgnas.networks.stacked", "StackedNetwork"),
+    "GroupedClassifier": ("lbgnas.classifier", "GroupedClassifier"),
     "draw": ("lbgnas.report.drawing", "draw_genotype"),
 }
 
-__all__ = ["Genotype", "LbgnasError", "StackedNetwork", "draw", "evaluate", "load", "published", "search"]
+__all__ = [
+    "Genotype",
+    "GroupedClassifier",
+    "LbgnasError",
+    "StackedNetwork",
+    "draw",
+    "evaluate",
+    "load",
+    "published",
+    "search",
+]
 
 
 def __getattr__(name: str) -> Any:

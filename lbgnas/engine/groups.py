@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lbgnas.data.batches import Batch, batches, num_steps
+from lbgnas.data.image_data import ImageData
 from lbgnas.data.seeds import derive_seed, generator
 from lbgnas.data.sources import open_pool, open_test
 from lbgnas.data.split import Split, load_split, make_split, save_split
@@ -48,6 +49,7 @@ class GroupTraining(Run):
         device: where to compute.
         resume: go on from the folder's checkpoint.
         report: receives the progress.
+        data: the pool, if it is not that of `settings.data`; such a run has no test split.
     """
 
     kind = "groups"
@@ -59,10 +61,11 @@ class GroupTraining(Run):
         device: torch.device | None = None,
         resume: bool = False,
         report: Reporter | None = None,
+        data: ImageData | None = None,
     ) -> None:
         super().__init__(folder, device, report)
         self.settings = settings
-        self.data = open_pool(
+        self.data = data or open_pool(
             settings.data, image_size=settings.image_size, limit=settings.limit, options=settings.options
         )
         info, count = self.data.info, settings.several
@@ -166,7 +169,12 @@ class GroupTraining(Run):
         return [(group == index).nonzero()[:, 0] for index in range(count)]
 
     def run(self) -> Measures:
-        """Train, open the test split once, write the results and the model.
+        """Train, open the test split once, write the results and the model; raises what `train` raises."""
+        self.train()
+        return self._finish()
+
+    def train(self) -> None:
+        """Go through all phases that are left.
 
         Raises:
             Interrupted: after Ctrl-C or SIGTERM.
@@ -185,7 +193,6 @@ class GroupTraining(Run):
             except Interrupted as stopped:
                 # What the epoch under way did is not kept: the checkpoint is that of the last whole one.
                 raise Interrupted(f"{stopped}; go on with --resume {self.folder}", stopped.signal_number) from None
-        return self._finish()
 
     def _length(self, phase: str) -> int:
         return self.settings.epochs if phase == "groups" else self.settings.finetune.epochs
@@ -292,9 +299,13 @@ class GroupTraining(Run):
         self.optimizer = self._optimizer()
         self.optimizer.load_state_dict(content["optimizer"])
 
+    def model(self) -> GroupedModel:
+        """Return gate and experts as they stand, as one module."""
+        return GroupedModel(self.gate, self.experts, self.data.info, [len(rows) >= 2 for rows in self.own()])
+
     def _finish(self) -> Measures:
         own = self.own()
-        trained = [self.settings.method == "moe" or len(rows) >= 2 for rows in own]
+        trained = [len(rows) >= 2 for rows in own]
         test = open_test(
             self.settings.data,
             image_size=self.settings.image_size,
@@ -303,11 +314,10 @@ class GroupTraining(Run):
         )
         found = answers(self.gate, self.experts, test, torch.arange(len(test)), self.device, all_experts=True)
         measures = measure(found, test, self.experts, self.gate, [len(rows) for rows in own], trained)
-        model = GroupedModel(self.gate, self.experts, self.data.info, trained)
         record = self.network.to_dict()
         if self.settings.method in COMPARISONS:
             record = comparison_record(self.settings.method, self.single)
-        save_model(self.folder, model, [record] * len(self.experts), self.gate_record)
+        save_model(self.folder, self.model(), [record] * len(self.experts), self.gate_record)
         write_text(self.folder / "results.json", json.dumps(measures.to_dict(), indent=1))
         write_text(self.folder / "results.md", measures.to_markdown())
         write_text(self.folder / "predictions.csv", predictions_csv(found, test, trained))

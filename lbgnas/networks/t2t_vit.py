@@ -100,7 +100,7 @@ class T2TViT(nn.Module):
         x = self.attention1(_soft_split(images, 0))
         x = self.attention2(_soft_split(_as_image(x), 1))
         x = self.project(_soft_split(_as_image(x), 2))
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.get_buffer("pos_embed")
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1) + self.get_buffer("pos_embed")
         logits: Tensor = self.head(self.norm(self.blocks(x))[:, 0])
         return logits
 
