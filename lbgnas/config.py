@@ -101,6 +101,8 @@ class AssignmentSettings(Settings):
     rate: float = Field(0.1, gt=0)
     scale: float = Field(1e-3, ge=0)
     """Of the random start."""
+    frozen: bool = False
+    """Leave C at its random start, to see what learning it adds."""
 
 
 class ArchitectureSettings(Settings):
@@ -156,6 +158,12 @@ class SearchSettings(DataOptions):
     """The distance that dalbg adds to level 2."""
     adaptation_weight: float = Field(0.1, ge=0)
     """lambda."""
+    expert_balance: Literal["none", "class"] = "none"
+    """class: in level 2, and in the evaluation, every class weighs the same inside each expert's group."""
+    third_level: Literal["routed", "mixture"] = "routed"
+    """routed: Eq. 9; mixture: likelihood of the soft mixture, each validation sample through every expert."""
+    literal: bool = False
+    """The paper's words: no information term, plain SGD on C, mmd as printed, no balance, level 3 as in Eq. 9."""
     data: str = "coloured-digits"
     """NAME or NAME:PATH; docs/data.md lists the names."""
     image_size: int | None = Field(None, ge=8, le=1024)
@@ -180,6 +188,21 @@ class SearchSettings(DataOptions):
     def experts(self) -> int:
         """K, 1 without grouping."""
         return 1 if self.grouping == "none" else self.num_experts
+
+    @property
+    def in_force(self) -> SearchSettings:
+        """These settings, with the paper's words in place of our additions if `literal` asks for them."""
+        if not self.literal:
+            return self
+        return self.model_copy(
+            update={
+                "gate": self.gate.model_copy(update={"mutual_information": 0.0}),
+                "assignments": self.assignments.model_copy(update={"optimizer": "sgd"}),
+                "adaptation": "mmd-literal" if self.adaptation == "mmd" else self.adaptation,
+                "expert_balance": "none",
+                "third_level": "routed",
+            }
+        )
 
 
 class EvaluationSettings(DataOptions):
@@ -209,6 +232,8 @@ class EvaluationSettings(DataOptions):
     cutout: int = Field(16, ge=0)
     """Side of the square cut out of training images, in pixels."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    expert_balance: Literal["none", "class"] | None = None
+    """class: every class weighs the same inside each expert's group; by default as in the search."""
     stem: Literal["cifar", "imagenet"] | None = None
     """By default that of the space of the search."""
 

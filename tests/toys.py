@@ -84,6 +84,7 @@ def brute_force(experts, gate, z, train, validation, levels: Levels, gate_buffer
     e, group = f.max(1)
     ev, group_v = fv.max(1)
     l3 = 0
+    answers = []
     for k in range(count):
         module = experts.modules[k]
         s = {n: p.detach().clone().requires_grad_() for n, p in module.named_parameters() if n != "alphas"}
@@ -101,17 +102,26 @@ def brute_force(experts, gate, z, train, validation, levels: Levels, gate_buffer
                 with BatchStatistics(update=False, composed=True, rows=len(rows)):
                     logits = functional_call(module, {**s, **architectures[k]}, (x[both],))[: len(rows)]
             handle.remove()
-            l2 = (e[rows] * F.cross_entropy(logits, y[rows], reduction="none")).sum() / len(x)
+            each = F.cross_entropy(logits, y[rows], reduction="none")
+            if levels.class_weights is not None:
+                each = each * levels.class_weights[k, y[rows]]
+            l2 = (e[rows] * each).sum() / len(x)
             if adapted:
                 l2 = l2 + levels.adaptation.weight * levels.adaptation.distance(caught[0], f[both, k], y[both])
             g = torch.autograd.grad(l2, list(s.values()), create_graph=True)
             stepped = sgd(list(s.values()), g, [expert_buffers[k][n] for n in s], levels.experts)
             s = dict(zip(s, stepped, strict=True))
         rows = (group_v == k).nonzero()[:, 0]
-        if len(rows):
+        if levels.mixture:
+            with BatchStatistics(update=False):
+                answers.append(functional_call(module, {**s, **architectures[k]}, (vx,)).softmax(1))
+        elif len(rows):
             with BatchStatistics(update=False):
                 logits = functional_call(module, {**s, **architectures[k]}, (vx[rows],))
             l3 = l3 + F.cross_entropy(ev[rows, None] * logits, vy[rows], reduction="sum") / len(vx)
+    if levels.mixture:
+        mixed = sum(fv[:, k, None] * answer for k, answer in enumerate(answers))
+        l3 = F.nll_loss(mixed.log(), vy)
     flat = [p for a in architectures for p in a.values()]
     found = torch.autograd.grad(l3, [z, *flat], allow_unused=True)
     return found[0], list(found[1:]), l3.detach()

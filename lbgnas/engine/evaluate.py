@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from lbgnas.config import DataOptions, EvaluationSettings, validated
 from lbgnas.data.batches import Batch, batches, num_steps
@@ -27,6 +28,7 @@ from lbgnas.engine.schedules import cosine, ramp
 from lbgnas.errors import LbgnasError
 from lbgnas.files import write_text
 from lbgnas.genotype import CellGenotype, load, resolve
+from lbgnas.grouping.balance import class_weights
 from lbgnas.grouping.learner import NonFinite
 from lbgnas.networks.counting import count_parameters
 from lbgnas.networks.layout import Stem, size_multiple
@@ -64,7 +66,7 @@ class Evaluation(Run):
         gate = load_gate(path, self.genotype)
         self.gate = None if gate is None else gate.to(self.device)
         searched = self.genotype.provenance.get("settings")
-        names = ("data", "image_size", "limit", *DataOptions.model_fields)
+        names = ("data", "image_size", "limit", "expert_balance", *DataOptions.model_fields)
         inherited = (
             {name: searched[name] for name in names if name in searched} if isinstance(searched, Mapping) else {}
         )
@@ -94,6 +96,12 @@ class Evaluation(Run):
         group = self.probs.argmax(1)
         self.own = [(group == index).nonzero()[:, 0] for index in range(len(self.genotype.experts))]
         self.trained = [len(rows) >= 2 for rows in self.own]
+        self.class_weights: Tensor | None = None
+        if (settings.expert_balance or before.expert_balance) == "class":
+            counts = torch.stack(
+                [torch.bincount(self.data.labels[rows], minlength=info.num_classes) for rows in self.own]
+            )
+            self.class_weights = class_weights(counts.float()).to(self.device)
         self.networks = [self._network(index) for index in range(len(self.genotype.experts))]
         self.expert = 0
         self.loss_sum = 0.0
@@ -266,11 +274,9 @@ class Evaluation(Run):
         settings = self.settings
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             logits, auxiliary = network(batch.images)
-        loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=settings.label_smoothing)
+        loss = self._loss(logits, batch.labels)
         if auxiliary is not None:
-            loss = loss + settings.auxiliary_weight * F.cross_entropy(
-                auxiliary.float(), batch.labels, label_smoothing=settings.label_smoothing
-            )
+            loss = loss + settings.auxiliary_weight * self._loss(auxiliary, batch.labels)
         value = float(loss.detach())
         if not torch.isfinite(loss.detach()):
             raise NonFinite(
@@ -283,6 +289,13 @@ class Evaluation(Run):
         torch.nn.utils.clip_grad_norm_(network.parameters(), settings.weights.clip)
         self.optimizer.step()
         return value
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        smoothing = self.settings.label_smoothing
+        if self.class_weights is None:
+            return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        each = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="none")
+        return (each * self.class_weights[self.expert, labels]).mean()
 
     def _stop(self, signal_number: int) -> None:
         self.stop(f"in epoch {self.epoch + 1} of expert {self.expert}", signal_number)

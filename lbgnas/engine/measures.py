@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lbgnas.data.image_data import ImageData
 from lbgnas.data.transforms import padded_size
+from lbgnas.engine.collapse import collapse_notes
 from lbgnas.engine.inference import Answers
 from lbgnas.fairness.report import fairness_report
 from lbgnas.fairness.result import FairnessReport
@@ -87,6 +88,11 @@ class Measures:
         routed = self.gate_macs + sum(expert.macs * expert.test_share for expert in self.experts)
         return routed, self.gate_macs + sum(expert.macs for expert in self.experts)
 
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of the groups."""
+        return collapse_notes([expert.train_share for expert in self.experts])
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-safe data."""
         return {
@@ -99,6 +105,7 @@ class Measures:
             "fairness": {name: report.to_dict() for name, report in self.fairness.items()},
             "data": self.data,
             "note": self.note,
+            "notes": self.notes,
             "attribute": self.attribute,
             "samples": self.samples,
         }
@@ -125,6 +132,7 @@ class Measures:
         text.append(f"Sizes of the whole include the gate; MACs are per sample: {COUNTED}.")
         if self.note:
             text.append(self.note)
+        text += [f"note: {note}" for note in self.notes]
         if self.fairness:
             text += ["", f"Cells of label and {self.attribute} (top-1 routed):", "", _cells(self.fairness["routed"])]
         return "\n".join(text) + "\n"

@@ -72,7 +72,7 @@ class Plan:
     """
 
     def __init__(self, settings: SearchSettings, base: Base, space: SearchSpace) -> None:
-        self.settings = settings
+        self.settings = settings = settings.in_force
         self.base = base
         self.space = space
         own = settings.stages
@@ -154,6 +154,8 @@ class Plan:
             hypergradient=HYPERGRADIENTS[settings.hypergradient],
             adaptation=adaptation,
             mutual_information=gate.mutual_information,
+            mixture=settings.third_level == "mixture",
+            assignments=not settings.assignments.frozen,
             architecture=own_epoch >= self.warmup,
         )
 
@@ -203,6 +205,7 @@ def build_learner(
         plan.base.architecture_rate if architecture.rate is None else architecture.rate,
         architecture.decay,
         plan.base.architecture_clip,
+        info.num_classes if settings.expert_balance == "class" else 0,
     )
 
 

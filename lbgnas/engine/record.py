@@ -90,9 +90,11 @@ def epoch_line(record: dict[str, Any], epochs: int, stages: int) -> str:
     parts.append(f"val acc {record['validation_accuracy']:.3f}")
     if len(record["group_share"]) > 1:
         shares = "/".join(f"{share:.2f}" for share in record["group_share"])
-        parts.append(f"groups {shares} entropy {record['group_entropy']:.2f}")
+        parts.append(f"groups {shares} entropy {record['group_entropy']:.2f} agree {record['expert_agreement']:.2f}")
     parts.append("skips " + " ".join(f"{normal}+{reduce}" for normal, reduce in record["skips"]))
     if not record["architecture_learned"]:
         parts.append("A frozen (warm-up)")
     parts.append(f"{record['seconds']:.1f}s")
-    return " | ".join(parts) + "".join(f"\n    {k}: {text}" for k, text in enumerate(record["genotypes"]))
+    below = [f"    {k}: {text}" for k, text in enumerate(record["genotypes"])]
+    below += [f"    note: {note}" for note in record["notes"]]
+    return "\n".join([" | ".join(parts), *below])

@@ -18,6 +18,7 @@ from lbgnas.data.seeds import derive_seed
 from lbgnas.data.sources import open_pool
 from lbgnas.data.split import Split, load_split, make_split, save_split
 from lbgnas.engine.checkpoint import to_device
+from lbgnas.engine.collapse import collapse_notes
 from lbgnas.engine.inference import accuracy, answers, gate_groups
 from lbgnas.engine.interrupts import Interrupts
 from lbgnas.engine.plan import Plan, build_experts, build_learner, space_of, told_size
@@ -32,6 +33,8 @@ from lbgnas.grouping.learner import NonFinite
 from lbgnas.grouping.unrolled import Levels
 from lbgnas.networks.counting import count_parameters
 from lbgnas.space import SearchSpace
+
+AGREEMENT_SAMPLES = 500
 
 
 class SearchResult(NamedTuple):
@@ -136,14 +139,7 @@ class Search(Run):
             for index, count in enumerate(skips)
             if most is not None and count > most
         ]
-        shares = self.last_record.get("group_share", [1.0])
-        least = 1 / (10 * len(shares))
-        return left + [
-            f"expert {index} got {share:.1%} of the samples, under {least:.1%}: the grouping has all but collapsed; "
-            "try another seed, a larger gate.mutual_information or fewer experts"
-            for index, share in enumerate(shares)
-            if len(shares) > 1 and share < least
-        ]
+        return left + list(self.last_record.get("notes", []))
 
     def content(self) -> dict[str, Any]:
         """Return everything the search depends on from here."""
@@ -254,6 +250,23 @@ class Search(Run):
         pairs = zip(self.spaces, self._alphas(), strict=True)
         return tuple(self.base.derive(space, own, self.plan.max_skips) for space, own in pairs)
 
+    def _agreement(self) -> float | None:
+        """Return the share of validation samples, of the first ones, on which all experts answer the same."""
+        if self.settings.experts == 1:
+            return None
+        found = answers(
+            self.learner.gate,
+            self.learner.experts.modules,
+            self.data,
+            self.split.validation[:AGREEMENT_SAMPLES],
+            self.device,
+            all_experts=True,
+            multiple=self.plan.size_multiple,
+        )
+        assert found.experts is not None
+        labels = found.experts.argmax(2)
+        return float((labels == labels[:, :1]).all(1).float().mean())
+
     def validation_accuracy(self) -> float:
         """Return the top-1 routed accuracy on the validation half, running statistics, unaugmented."""
         found = answers(
@@ -269,15 +282,19 @@ class Search(Run):
     def _record(self, levels: Levels, seconds: float) -> dict[str, Any]:
         ids, logits = self.split.train, self.learner.assignment_logits
         probs = gate_groups(self.learner.gate, self.data, ids, self.device, self.plan.size_multiple)
+        shares = group_record(probs, None if logits is None else logits[ids.to(logits.device)])
+        agreement = self._agreement()
         return {
             "epoch": self.epoch,
             "stage": self.plan.place(self.epoch)[0],
             **epoch_means(self.sums, self.steps),
             "validation_accuracy": self.validation_accuracy(),
-            **group_record(probs, None if logits is None else logits[ids.to(logits.device)]),
+            **shares,
             "rate": levels.experts.rate,
             "architecture_learned": levels.architecture,
             **cell_record(self.architectures()),
+            "expert_agreement": agreement,
+            "notes": collapse_notes(shares["group_share"], agreement),
             "seconds": seconds,
         }
 

@@ -33,7 +33,10 @@ def bilevel_gradients(
 
     def loss(own: Tensors, alphas: Tensors, samples: Samples, statistics: BatchStatistics) -> tuple[Tensor, Tensor]:
         logits, _ = experts.call(0, own, alphas, samples[0], statistics)
-        return cross_entropy(logits, samples[1]).mean(), (logits.detach().argmax(1) == samples[1]).sum()
+        each = cross_entropy(logits, samples[1])
+        if levels.class_weights is not None and samples is train:
+            each = levels.class_weights[0, samples[1]] * each
+        return each.mean(), (logits.detach().argmax(1) == samples[1]).sum()
 
     second_order = not isinstance(levels.hypergradient, FirstOrder)
     settings = levels.experts._replace(clip=None)

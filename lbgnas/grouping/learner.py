@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lbgnas.errors import LbgnasError
 from lbgnas.grouping.assignments import RowOptimizer, RowState, initial_row_state, move_rows
+from lbgnas.grouping.balance import class_weights, initial_counts, moved_counts
 from lbgnas.grouping.bilevel import bilevel_gradients
 from lbgnas.grouping.checks import (
     NonFinite,
@@ -39,6 +40,7 @@ class Learner:
         gate: images to logits (batch, K); None for one expert alone.
         assignment_logits: Z, (samples, K); None without a gate.
         rows: how rows of Z move.
+        balance_classes: number of classes to balance inside each group in level 2; 0 for no balance.
         architecture_rate, architecture_decay: Adam's rate and (coupled) weight decay for A; betas are (0.5, 0.999).
         architecture_clip: largest norm of one expert's gradient of A; None for any.
 
@@ -62,6 +64,7 @@ class Learner:
         architecture_rate: float = 3e-4,
         architecture_decay: float = 1e-3,
         architecture_clip: float | None = None,
+        balance_classes: int = 0,
     ) -> None:
         if (gate is None) != (assignment_logits is None):
             raise LbgnasError("a gate and assignment logits go together: give both or neither")
@@ -76,6 +79,7 @@ class Learner:
         self.rows = rows or RowOptimizer()
         self.architecture_settings = (architecture_rate, architecture_decay, architecture_clip)
         self.row_state = None if assignment_logits is None else initial_row_state(assignment_logits)
+        self.class_counts = initial_counts(len(experts), balance_classes) if balance_classes else None
         self.gate_buffers: Tensors | None = None
         self.expert_buffers: dict[int, Tensors] = {}
         self.architecture = [
@@ -91,7 +95,7 @@ class Learner:
     def with_experts(self, experts: Experts) -> Learner:
         """Return a learner of the same gate and C, their momentum included, with new experts and architectures."""
         new = Learner(experts, self.gate, self.assignment_logits, self.rows, *self.architecture_settings)
-        new.row_state, new.gate_buffers = self.row_state, self.gate_buffers
+        new.row_state, new.gate_buffers, new.class_counts = self.row_state, self.gate_buffers, self.class_counts
         return new
 
     def step(self, train: Samples, validation: Samples, levels: Levels) -> Losses:
@@ -111,12 +115,13 @@ class Learner:
             check_samples(train, "training")
             check_ids(ids, len(self.assignment_logits))
             logits = self.assignment_logits[ids]
+        levels = self._balanced(levels, train[0])
         with self._undone_on_failure():
             result = unrolled_step(
                 self.experts, self.gate, logits, train, validation, levels, self.gate_buffers, self.expert_buffers
             )
             check_step(result, levels, logits)
-            self._commit(result, ids)
+            self._commit(result, train)
         return result.losses
 
     def bilevel_step(self, train: Samples, validation: Samples, levels: Levels) -> Losses:
@@ -131,6 +136,7 @@ class Learner:
         """
         if self.gate is not None:
             raise LbgnasError("the bilevel step knows no gate; use step")
+        levels = self._balanced(levels, train[0])
         weights_only = dataclasses.replace(levels, architecture=False, adaptation=None)
         validation_loss: Tensor | None = None
         correct: Tensor | None = None
@@ -144,7 +150,7 @@ class Learner:
                 self._move_architecture({0: found})
             own = unrolled_step(self.experts, None, None, train, validation, weights_only, None, self.expert_buffers)
             check_step(own, weights_only)
-            self._commit(own, train[2])
+            self._commit(own, train)
         groups = [] if correct is None else [len(validation[1])]
         return dataclasses.replace(own.losses, validation=validation_loss, correct=correct, validation_groups=groups)
 
@@ -170,7 +176,15 @@ class Learner:
                 if optimizer is not None and moments is not None:
                     optimizer.load_state_dict(moments)
 
-    def _commit(self, result: Unrolled, ids: Tensor) -> None:
+    def _balanced(self, levels: Levels, like: Tensor) -> Levels:
+        """Return the levels with class weights from the steps before, if classes are to be balanced."""
+        if self.class_counts is None:
+            return levels
+        return dataclasses.replace(levels, class_weights=class_weights(self.class_counts).to(like))
+
+    def _commit(self, result: Unrolled, train: Samples) -> None:
+        if self.class_counts is not None:
+            self.class_counts = moved_counts(self.class_counts.to(train[1].device), result.train_group, train[1])
         if self.gate is not None:
             named = dict(self.gate.named_parameters())
             with torch.no_grad():
@@ -184,7 +198,7 @@ class Learner:
             assert self.assignment_logits is not None
             assert self.row_state is not None
             self.assignment_logits, self.row_state = move_rows(
-                self.assignment_logits, ids, result.assignment_gradient, self.rows, self.row_state
+                self.assignment_logits, train[2], result.assignment_gradient, self.rows, self.row_state
             )
         self._move_architecture(result.architecture_gradients)
 
@@ -210,6 +224,7 @@ class Learner:
             "gate_buffers": self.gate_buffers,
             "assignment_logits": self.assignment_logits,
             "row_state": None if self.row_state is None else list(self.row_state),
+            "class_counts": self.class_counts,
             "architecture_optimizer": None
             if self.architecture_optimizer is None
             else self.architecture_optimizer.state_dict(),
@@ -239,6 +254,7 @@ class Learner:
         self.gate_buffers = state["gate_buffers"]
         self.assignment_logits = state["assignment_logits"]
         self.row_state = None if state["row_state"] is None else RowState(*state["row_state"])
+        self.class_counts = state["class_counts"]
 
 
 @torch.no_grad()

@@ -25,6 +25,8 @@ class Levels:
         hypergradient: how second-order terms are taken.
         adaptation: lambda and M_k of DALBG, or None.
         mutual_information: weight of the negative mutual information beside L1; 0 leaves it out.
+        class_weights: (K, classes), the weight in L2 of an expert's samples of a class; None for 1 throughout.
+        mixture: whether level 3 is the likelihood of the soft mixture in place of Eq. 9.
         architecture: whether A is learned in this iteration.
         assignments: whether Z is learned in this iteration.
     """
@@ -34,6 +36,8 @@ class Levels:
     hypergradient: Hypergradient = field(default_factory=Exact)
     adaptation: Adaptation | None = None
     mutual_information: float = 0.0
+    class_weights: Tensor | None = None
+    mixture: bool = False
     architecture: bool = True
     assignments: bool = True
 
@@ -71,6 +75,7 @@ class Unrolled:
     Attributes:
         assignment_gradient: dL3/dZ of the batch's rows, (batch, groups), or None.
         architecture_gradients: dL3/dA_k by expert and name; experts without a validation sample are left out.
+        train_group: the expert of each sample of B, (batch,).
     """
 
     gate: Tensors
@@ -79,4 +84,5 @@ class Unrolled:
     expert_buffers: Mapping[int, Tensors]
     assignment_gradient: Tensor | None
     architecture_gradients: Mapping[int, Tensors]
+    train_group: Tensor
     losses: Losses

@@ -5,6 +5,9 @@ Equation numbers are those of "Fair and Accurate Decision Making through Group-A
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from lbgnas.errors import LbgnasError
@@ -82,3 +85,16 @@ def expert_loss(logits: Tensor, labels: Tensor, confidence: Tensor, batch: int) 
 def validation_loss(logits: Tensor, labels: Tensor, confidence: Tensor, batch: int) -> Tensor:
     """Return one expert's share of L3 = mean_i CE(E_i(T) f(x_i; S_j), y_i)  (Eq. 9), f being logits."""
     return cross_entropy(confidence[:, None] * logits, labels).sum() / batch
+
+
+def mixture_loss(logits: Sequence[Tensor], labels: Tensor, probs: Tensor) -> Tensor:
+    """Return mean_i -log sum_k f_k(x_i; T) p_k(y_i | x_i), the negative log-likelihood of the soft mixture.
+
+    Args:
+        logits: of each expert on all samples, (batch, classes) each.
+        labels: (batch,).
+        probs: f(x; T), (batch, groups).
+    """
+    each = torch.stack([-cross_entropy(own, labels) for own in logits], 1)
+    tiny = torch.finfo(probs.dtype).tiny
+    return -(each + probs.clamp_min(tiny).log()).logsumexp(1).mean()

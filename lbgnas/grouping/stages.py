@@ -14,13 +14,13 @@ from torch.func import functional_call
 
 from lbgnas.batch_statistics import BatchStatistics
 from lbgnas.errors import LbgnasError
-from lbgnas.grouping.adaptation import Adaptation
 from lbgnas.grouping.assignments import assigned, assignment_gradient
 from lbgnas.grouping.experts import Experts
 from lbgnas.grouping.levels import Levels, Samples
 from lbgnas.grouping.objectives import (
     expert_loss,
     gate_loss,
+    mixture_loss,
     negative_mutual_information,
     route,
     validation_loss,
@@ -92,10 +92,12 @@ def second_level(
     weights: Tensors,
     architecture: Tensors,
     probs: Tensor,
-    adaptation: Adaptation | None,
+    levels: Levels,
     statistics: BatchStatistics,
 ) -> tuple[Tensor, Tensor]:
     """Return expert k's share of L2 and, inside it, lambda M_k (Eq. 3, 7, 8).
+
+    Class weights, where there are any, multiply the classification term of each sample.
 
     With adaptation, the samples of other groups pass the expert too, normalised by the statistics of its own: so the
     classification term is the same for every lambda. It is left out where K = 1, for then there is no rest, and where
@@ -103,7 +105,9 @@ def second_level(
     """
     x, labels, _ = samples
     batch = len(labels)
-    confidence = probs[own, index]
+    confidence, adaptation = probs[own, index], levels.adaptation
+    if levels.class_weights is not None:
+        confidence = confidence * levels.class_weights[index, labels[own]]
     if adaptation is None or adaptation.weight == 0 or len(experts) == 1 or len(own) < 2:
         logits, _ = experts.call(index, weights, architecture, x[own], statistics)
         return expert_loss(logits, labels[own], confidence, batch), confidence.new_zeros(())
@@ -173,9 +177,7 @@ def stage_two(
             continue
         weights, architecture = experts.weights(index), experts.architecture(index)
         leaves = _leaves(weights)
-        share, distance = second_level(
-            experts, index, rows, train, leaves, architecture, probs, levels.adaptation, statistics
-        )
+        share, distance = second_level(experts, index, rows, train, leaves, architecture, probs, levels, statistics)
         found = torch.autograd.grad(share, list(leaves.values()), allow_unused=True, materialize_grads=True)
         gradient = dict(zip(leaves, found, strict=True))
         known = buffers.get(index) or _zeros(weights)
@@ -229,6 +231,44 @@ def stage_three(
     return result._replace(loss=loss, correct=correct, outputs=outputs)
 
 
+def stage_three_mixture(
+    experts: Experts, stepped: Mapping[int, Tensors], validation: Samples, output: Tensor, levels: Levels
+) -> Validation:
+    """Return stage III for L3 = mean_V -log sum_k f_k(x_i; T) p_k(y_i | x_i), every sample through every expert.
+
+    Unlike Eq. 9 it compares the experts: dL3/df_k is the larger the worse expert k does on the sample beside the
+    others. Arguments, result and errors are those of `stage_three`.
+    """
+    x, labels, _ = validation
+    probs = output.detach().requires_grad_()
+    confidence, group = route(output)
+    statistics = BatchStatistics(update=False)
+    indices = range(len(experts))
+    leaves = [_leaves(stepped.get(index) or experts.weights(index)) for index in indices]
+    architecture = [_leaves(experts.architecture(index)) for index in indices]
+    logits = [experts.call(index, leaves[index], architecture[index], x, statistics)[0] for index in indices]
+    loss = mixture_loss(logits, labels, probs)
+    wanted = [*(value for own in (*architecture, *leaves) for value in own.values()), probs]
+    found = torch.autograd.grad(loss, wanted, allow_unused=True)
+    gradients = iter(found)
+    result = Validation(loss.detach(), confidence, confidence.mean(), groups_of(group, len(experts)), {}, {}, probs)
+    for index in indices:
+        result.architecture[index] = {}
+        for name, value in architecture[index].items():
+            gradient = next(gradients)
+            if gradient is None and levels.architecture:
+                raise LbgnasError(f"experts[{index}].{name} got no gradient from the validation loss")
+            result.architecture[index][name] = torch.zeros_like(value) if gradient is None else gradient
+    for index in indices:
+        result.weights[index] = {
+            name: torch.zeros_like(value) if gradient is None else gradient
+            for (name, value), gradient in zip(leaves[index].items(), gradients, strict=False)
+        }
+    answers = torch.stack([value.detach().argmax(1) for value in logits], 1)
+    right = answers.gather(1, group[:, None])[:, 0] == labels
+    return result._replace(correct=right.sum(), outputs=found[-1])
+
+
 def through_experts(
     experts: Experts, train: Samples, probs: Tensor, second: ExpertSteps, third: Validation, levels: Levels
 ) -> tuple[dict[int, Tensors], Tensor]:
@@ -256,9 +296,7 @@ def through_experts(
         ) -> Tensor:
             statistics = BatchStatistics(update=False, composed=composed)
             own = second.own[index]
-            return second_level(
-                experts, index, own, train, weights, architecture, probs, levels.adaptation, statistics
-            )[0]
+            return second_level(experts, index, own, train, weights, architecture, probs, levels, statistics)[0]
 
         wanted = [*(architecture.values() if levels.architecture else ()), probs]
         mixed = levels.hypergradient.mixed(loss_of, experts.weights(index), direction, wanted)

@@ -35,7 +35,7 @@ def check_state(
     for part in own:
         if part not in given:
             raise _misfit(f"{part} is missing")
-    for part in ("gate", "assignment_logits", "row_state", "architecture_optimizer"):
+    for part in ("gate", "assignment_logits", "row_state", "class_counts", "architecture_optimizer"):
         if (own[part] is None) != (given[part] is None):
             raise _misfit(f"{part} is {'of no use to' if own[part] is None else 'needed by'} this search")
     _check_list("experts", given["experts"], own["experts"])
@@ -51,6 +51,8 @@ def check_state(
             raise _misfit(f"assignment_logits has another number of samples or experts, {sizes}")
         _check_tensors("state", {"assignment_logits": saved}, {"assignment_logits": logits})
         _check_list("row_state", given["row_state"], own["row_state"])
+    if own["class_counts"] is not None:
+        _check_tensors("state", {"class_counts": given["class_counts"]}, {"class_counts": own["class_counts"]})
     if own["architecture_optimizer"] is not None:
         _check_adam(given["architecture_optimizer"], alphas)
 

@@ -27,6 +27,7 @@ from lbgnas.grouping.stages import (
     Validation,
     stage_one,
     stage_three,
+    stage_three_mixture,
     stage_two,
     through_experts,
     through_gate,
@@ -78,7 +79,8 @@ def unrolled_step(
     third = rows_gradient = None
     architecture_gradients: dict[int, Tensors] = {}
     if levels.architecture or learn_assignments:
-        third = stage_three(experts, second.stepped, validation, validation_output, levels)
+        stage = stage_three_mixture if levels.mixture and gate is not None else stage_three
+        third = stage(experts, second.stepped, validation, validation_output, levels)
         architecture_gradients, on_train = through_experts(experts, train, output, second, third, levels)
         if learn_assignments:
             assert gate is not None
@@ -92,6 +94,7 @@ def unrolled_step(
         expert_buffers=second.buffers,
         assignment_gradient=rows_gradient,
         architecture_gradients=architecture_gradients if levels.architecture else {},
+        train_group=output.argmax(1),
         losses=_losses(first, second, third),
     )
 

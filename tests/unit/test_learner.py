@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import gc
 import io
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from lbgnas.batch_statistics import BatchStatistics
 from lbgnas.errors import LbgnasError
 from lbgnas.grouping.adaptation import DISTANCES, Adaptation
 from lbgnas.grouping.assignments import initial_assignments
+from lbgnas.grouping.balance import class_weights, initial_counts, moved_counts
 from lbgnas.grouping.experts import Experts
 from lbgnas.grouping.hypergradient import Exact, FiniteDifference, FirstOrder
 from lbgnas.grouping.learner import Learner, NonFinite, VanishedHypergradient
@@ -647,3 +651,52 @@ def test_memory_stays_flat():
     assert losses.experts.grad_fn is None
     assert losses.validation.grad_fn is None
     assert losses.gate.grad_fn is None
+
+
+def test_class_weights_even_out_the_classes_of_each_group():
+    group, labels = torch.tensor([0, 0, 0, 0, 1, 1]), torch.tensor([0, 0, 0, 1, 2, 2])
+    counts = initial_counts(2, 3)
+    for _ in range(400):
+        counts = moved_counts(counts, group, labels)
+    weights = class_weights(counts)
+    seen = torch.zeros(2, 3).index_put((group, labels), torch.ones(6), accumulate=True)
+    assert torch.allclose((weights * seen)[0, :2], torch.full((2,), (weights * seen)[0, 1].item()), rtol=0.02)
+    assert torch.allclose((weights * (counts + 1)).sum(1), (counts + 1).sum(1))
+    assert torch.isfinite(weights).all()
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_balanced_learner_weighs_by_the_steps_before_and_keeps_its_counts(groups):
+    torch.manual_seed(0)
+    experts = Experts([ToyExpert() for _ in range(groups)], architecture=["alphas"], features="head")
+    gate, z = (toy_gate(2), torch.randn(14, 2)) if groups > 1 else (None, None)
+    learner = Learner(experts, gate, z, balance_classes=3)
+    levels = Levels(gate=Sgd(0.1), experts=Sgd(0.1))
+    train, validation = toy_batch(1, 14), toy_batch(2, 14)
+    plain = copy.deepcopy(learner)
+    plain.class_counts = None
+    first, same = learner.step(train, validation, levels), plain.step(train, validation, levels)
+    assert torch.allclose(first.experts, same.experts), "before the first step every class weighs 1"
+    second, other = learner.step(train, validation, levels), plain.step(train, validation, levels)
+    assert not torch.allclose(second.experts, other.experts)
+    assert abs(learner.class_counts.sum() - ((3 * groups) * 0.98 + 14) * 0.98 - 14) < 1e-9
+    saved = learner.state_dict()
+    again = Learner(experts, gate, z, balance_classes=3)
+    again.load_state_dict(saved)
+    assert torch.equal(again.class_counts, learner.class_counts)
+    with pytest.raises(LbgnasError, match="class_counts is needed"):
+        again.load_state_dict({**saved, "class_counts": None})
+
+
+def test_the_bilevel_step_weighs_classes_as_the_single_network_would():
+    torch.manual_seed(0)
+    experts = Experts([ToyExpert()], architecture=["alphas"], features="head")
+    learner = Learner(experts, None, None, balance_classes=3)
+    learner.class_counts = torch.tensor([[40.0, 10.0, 5.0]])
+    weights = learner._balanced(Levels(gate=Sgd(0.0), experts=Sgd(0.1)), torch.ones(1)).class_weights
+    x, y, ids = toy_batch(1, 14)
+    with BatchStatistics(update=False):
+        each = F.cross_entropy(copy.deepcopy(experts.modules[0])(x), y, reduction="none")
+    levels = Levels(gate=Sgd(0.0), experts=Sgd(0.1), architecture=False)
+    found = learner.bilevel_step((x, y, ids), toy_batch(2, 14), levels)
+    assert torch.allclose(found.experts, (weights[0, y] * each).mean())

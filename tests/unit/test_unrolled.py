@@ -89,6 +89,30 @@ def test_finite_difference_converges_to_exact_between_kinks(float64):
         )
 
 
+@pytest.mark.parametrize("adaptation", [None, "mmd"])
+@pytest.mark.parametrize("mixture", [False, True], ids=["routed", "mixture"])
+@pytest.mark.parametrize("groups", [2, 3])
+def test_mixture_and_class_weights_equal_brute_force(float64, groups, mixture, adaptation):
+    experts, gate, z, train, validation, gate_buffers, buffers = problem(groups)
+    levels = dataclasses.replace(
+        FULL,
+        adaptation=None if adaptation is None else Adaptation(DISTANCES[adaptation], 0.3),
+        mixture=mixture,
+        class_weights=torch.rand(groups, 3) + 0.5,
+    )
+    expected_z, expected_a, loss = brute_force(experts, gate, z, train, validation, levels, gate_buffers, buffers)
+    result = unrolled_step(experts, gate, z, train, validation, levels, gate_buffers, buffers)
+    assert abs(result.losses.validation - loss) < 1e-12
+    assert relative(result.assignment_gradient, expected_z) < 1e-10
+    for index, expected in enumerate(expected_a):
+        if expected is not None:
+            assert relative(result.architecture_gradients[index]["alphas"], expected) < 1e-10
+    plain = unrolled_step(
+        experts, gate, z, train, validation, dataclasses.replace(levels, class_weights=None), gate_buffers, buffers
+    )
+    assert relative(plain.assignment_gradient, result.assignment_gradient) > 1e-3
+
+
 def test_float32_is_close(float64):
     experts, gate, z, train, validation, *_ = problem(2)
     exact = unrolled_step(experts, gate, z, train, validation, PLAIN)
@@ -265,8 +289,8 @@ def test_one_own_sample_leaves_adaptation_out(float64, name):
     samples = toy_batch(5, 6)
     probs = torch.full((6, 2), 0.5)
     arguments = (experts, 0, torch.tensor([3]), samples, experts.weights(0), experts.architecture(0), probs)
-    adaptation = Adaptation(DISTANCES[name], 0.5)
-    found = second_level(*arguments, adaptation, BatchStatistics(update=False))
-    plain = second_level(*arguments, None, BatchStatistics(update=False))
+    adapted = dataclasses.replace(PLAIN, adaptation=Adaptation(DISTANCES[name], 0.5))
+    found = second_level(*arguments, adapted, BatchStatistics(update=False))
+    plain = second_level(*arguments, PLAIN, BatchStatistics(update=False))
     assert found[1] == 0
     assert torch.equal(found[0], plain[0])

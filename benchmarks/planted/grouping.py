@@ -1,0 +1,81 @@
+"""Learning by Grouping on a planted problem: the three levels of lbgnas on small experts."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.planted import models
+from benchmarks.planted.problems import Problem
+from benchmarks.planted.training import Recipe, shuffled
+from lbgnas.engine.schedules import cosine
+from lbgnas.grouping.adaptation import Adaptation, mmd, mmd_literal
+from lbgnas.grouping.assignments import RowOptimizer, initial_assignments
+from lbgnas.grouping.experts import Experts
+from lbgnas.grouping.learner import Learner, VanishedHypergradient
+from lbgnas.grouping.levels import Levels
+from lbgnas.grouping.sgd import Sgd
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the groups are learned; fields as in the settings of a search."""
+
+    mutual_information: float = 1.0
+    rows: RowOptimizer = field(default_factory=RowOptimizer)
+    frozen: bool = False
+    adaptation: Adaptation | None = None
+    mixture: bool = False
+    gate_rate: float = 0.05
+
+
+OURS = Options()
+FROZEN = Options(frozen=True)
+DALBG = Options(adaptation=Adaptation(mmd, 0.1))
+LITERAL = Options(mutual_information=0.0, rows=RowOptimizer("sgd"), adaptation=None)
+LITERAL_DALBG = dataclasses.replace(LITERAL, adaptation=Adaptation(mmd_literal, 0.1))
+
+
+@dataclass(frozen=True)
+class Found:
+    """The gate, and the rows of C's logits for the training half."""
+
+    gate: nn.Module
+    assignment_logits: Tensor
+    validation_loss: float
+
+
+def learn_groups(problem: Problem, options: Options, recipe: Recipe, seed: int) -> Found:
+    """Learn a grouping of the training half, with the validation half for level 3."""
+    train, held = problem.train, problem.validation
+    experts = Experts([models.expert(problem) for _ in range(problem.groups)])
+    logits = initial_assignments(len(train), problem.groups, seed)
+    learner = Learner(experts, models.gate(problem, problem.groups), logits, options.rows)
+    generator = torch.Generator().manual_seed(seed)
+    validation = shuffled(len(held), recipe.batch, 10 * recipe.epochs, generator)
+    last: list[Tensor] = []
+    for epoch, rows in shuffled(len(train), recipe.batch, recipe.epochs, generator):
+        rate = cosine(1.0, 0.0, epoch, recipe.epochs)
+        levels = Levels(
+            gate=Sgd(options.gate_rate * rate, recipe.momentum, recipe.decay),
+            experts=Sgd(recipe.rate * rate, recipe.momentum, recipe.decay, recipe.clip),
+            mutual_information=options.mutual_information,
+            adaptation=options.adaptation,
+            mixture=options.mixture,
+            assignments=not options.frozen,
+        )
+        other = next(validation)[1]
+        batches = (train.x[rows], train.y[rows], rows), (held.x[other], held.y[other], other)
+        try:
+            losses = learner.step(*batches, levels)
+        except VanishedHypergradient:
+            continue  # every decision of the gate is exactly 0 or 1: this batch teaches C nothing
+        if epoch == recipe.epochs - 1 and losses.validation is not None:
+            last.append(losses.validation)
+    assert learner.gate is not None
+    assert learner.assignment_logits is not None
+    loss = float(torch.stack(last).mean()) if last else float("nan")
+    return Found(learner.gate.eval(), learner.assignment_logits, loss)

@@ -1,0 +1,187 @@
+"""What is compared on a planted problem. Every method ends with networks trained on the whole pool by one recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score
+from torch import Tensor, nn
+
+from benchmarks.planted import models
+from benchmarks.planted.grouping import DALBG, FROZEN, LITERAL, OURS, Options, learn_groups
+from benchmarks.planted.problems import Problem
+from benchmarks.planted.training import RECIPES, Recipe, fit, fit_classifier, logits_of
+from lbgnas.grouping.objectives import mixture_loss
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a method says of the test part, and how it grouped.
+
+    Attributes:
+        predicted: (test,).
+        test_group, pool_group: the gate's groups, or None for a method without a gate.
+        assigned: the groups of C's rows for the training half, or None for a method without C.
+    """
+
+    predicted: Tensor
+    test_group: Tensor | None = None
+    pool_group: Tensor | None = None
+    assigned: Tensor | None = None
+
+
+Method = Callable[[Problem, Recipe, int], Answer]
+
+
+def _one(network: Callable[[Problem], nn.Module]) -> Method:
+    def run(problem: Problem, recipe: Recipe, seed: int) -> Answer:
+        model = fit_classifier(network(problem), problem.pool.x, problem.pool.y, recipe, seed)
+        return Answer(logits_of(model, problem.test.x).argmax(1))
+
+    return run
+
+
+def _split(problem: Problem, recipe: Recipe, seed: int, pool_group: Tensor, test_group: Tensor) -> Tensor:
+    """Return the predictions of experts that were each trained on their own samples of the pool."""
+    pool, predicted = problem.pool, torch.zeros_like(problem.test.y)
+    for index in range(problem.groups):
+        own, asked = ((group == index).nonzero()[:, 0] for group in (pool_group, test_group))
+        model = models.expert(problem)
+        if len(own) > 1:
+            fit_classifier(model, pool.x[own], pool.y[own], recipe, seed)
+        predicted[asked] = logits_of(model, problem.test.x[asked]).argmax(1)
+    return predicted
+
+
+def oracle(problem: Problem, recipe: Recipe, seed: int) -> Answer:
+    """Experts on the planted groups."""
+    pool, test = problem.pool.group, problem.test.group
+    return Answer(_split(problem, recipe, seed, pool, test), test, pool)
+
+
+def random_split(problem: Problem, recipe: Recipe, seed: int) -> Answer:
+    """Experts on groups drawn by lot, asked by lot."""
+    pool, test = (torch.randint(problem.groups, (len(part),)) for part in (problem.pool, problem.test))
+    return Answer(_split(problem, recipe, seed, pool, test), test, pool)
+
+
+def _kmeans(features: Callable[[Problem, Recipe, int], tuple[Tensor, Tensor]]) -> Method:
+    def run(problem: Problem, recipe: Recipe, seed: int) -> Answer:
+        pool, test = features(problem, recipe, seed)
+        found = KMeans(problem.groups, n_init=4, random_state=seed).fit(pool.numpy())
+        groups = [torch.from_numpy(found.predict(part.numpy())).long() for part in (pool, test)]
+        return Answer(_split(problem, recipe, seed, *groups), groups[1], groups[0])
+
+    return run
+
+
+def pixels(problem: Problem, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the raw inputs of pool and test part as vectors."""
+    return problem.pool.x.flatten(1), problem.test.x.flatten(1)
+
+
+def features(problem: Problem, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:
+    """Return what the last layer of the single network of equal parameters sees."""
+    model = models.single_of_equal_parameters(problem)
+    fit_classifier(model, problem.pool.x, problem.pool.y, recipe, seed)
+    body = nn.Sequential(*list(model.children())[:-1])
+    return logits_of(body, problem.pool.x), logits_of(body, problem.test.x)
+
+
+def ensemble(problem: Problem, recipe: Recipe, seed: int) -> Answer:
+    """Bagging: K experts on bootstrap samples, their probabilities averaged."""
+    pool, total = problem.pool, 0
+    for _ in range(problem.groups):
+        rows = torch.randint(len(pool), (len(pool),))
+        model = fit_classifier(models.expert(problem), pool.x[rows], pool.y[rows], recipe, seed)
+        total = total + logits_of(model, problem.test.x).softmax(1)
+    return Answer(torch.as_tensor(total).argmax(1))
+
+
+class Mixture(nn.Module):
+    """K experts and a gate, all asked for every sample."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList([models.expert(problem) for _ in range(problem.groups)])
+        self.gate = models.gate(problem, problem.groups)
+
+
+def soft_mixture(problem: Problem, recipe: Recipe, seed: int) -> Answer:
+    """Jointly trained soft mixture of experts with a load-balance term of weight 0.01 (K sum_k mean(f_k)^2)."""
+    pool, test = problem.pool, problem.test
+
+    def loss(mixture: nn.Module, rows: Tensor) -> Tensor:
+        assert isinstance(mixture, Mixture)
+        x = pool.x[rows]
+        probs = mixture.gate(x).softmax(1)
+        balance = problem.groups * (probs.mean(0) ** 2).sum()
+        return mixture_loss([expert(x) for expert in mixture.experts], pool.y[rows], probs) + 0.01 * balance
+
+    model = fit(Mixture(problem), len(pool), loss, recipe, seed)
+    assert isinstance(model, Mixture)
+    probs = logits_of(model.gate, test.x).softmax(1)
+    each = torch.stack([logits_of(expert, test.x).softmax(1) for expert in model.experts], 1)
+    predicted = (probs[:, :, None] * each).sum(1).argmax(1)
+    return Answer(predicted, probs.argmax(1), logits_of(model.gate, pool.x).argmax(1))
+
+
+def _grouped(options: Options) -> Method:
+    def run(problem: Problem, recipe: Recipe, seed: int) -> Answer:
+        found = learn_groups(problem, options, recipe, seed)
+        pool, test = (logits_of(found.gate, part.x).argmax(1) for part in (problem.pool, problem.test))
+        torch.manual_seed(seed)
+        return Answer(_split(problem, recipe, seed, pool, test), test, pool, found.assignment_logits.argmax(1))
+
+    return run
+
+
+METHODS: dict[str, Method] = {
+    "single, equal parameters": _one(models.single_of_equal_parameters),
+    "single, equal MACs": _one(models.single_of_equal_macs),
+    "random split": random_split,
+    "k-means, inputs": _kmeans(pixels),
+    "k-means, features": _kmeans(features),
+    "bagging": ensemble,
+    "soft mixture": soft_mixture,
+    "lbg, literal": _grouped(LITERAL),
+    "lbg": _grouped(OURS),
+    "lbg, frozen C": _grouped(FROZEN),
+    "dalbg": _grouped(DALBG),
+    "oracle": oracle,
+}
+
+
+def measured(problem: Problem, method: str, seed: int, epochs: int | None = None) -> dict[str, object]:
+    """Run one method and return its row: errors in percent, ARI against the planted groups, share, seconds."""
+    recipe = RECIPES[problem.kind]
+    if epochs is not None:
+        recipe = dataclasses.replace(recipe, epochs=epochs)
+    torch.manual_seed(seed)
+    started = time.perf_counter()
+    answer = METHODS[method](problem, recipe, seed)
+    seconds = time.perf_counter() - started
+    wrong = (answer.predicted != problem.test.y).double()
+    groups = problem.test.group
+    share = None
+    if answer.pool_group is not None:
+        counts = torch.bincount(answer.pool_group, minlength=problem.groups)
+        share = float(counts.min() / counts.sum())
+    return {
+        "problem": problem.name,
+        "method": method,
+        "seed": seed,
+        "error": 100 * float(wrong.mean()),
+        "ari_gate": None if answer.test_group is None else float(adjusted_rand_score(groups, answer.test_group)),
+        "ari_assignments": None
+        if answer.assigned is None
+        else float(adjusted_rand_score(problem.train.group, answer.assigned)),
+        "min_share": share,
+        "worst_group_error": max(100 * float(wrong[groups == index].mean()) for index in range(problem.groups)),
+        "seconds": seconds,
+    }

@@ -1,0 +1,92 @@
+"""Are planted groups found, and is it worth it? Print and save a table for each planted problem.
+
+    python -m benchmarks.planted_groups [--quick] [--problems NAME ...] [--methods NAME ...] [--seeds 0 1 2 3 4]
+
+Mean and standard deviation over seeds. ARI is the adjusted Rand index against the planted groups; the equal-sized
+single networks count the gate in. Rows that --json FILE already holds are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import torch
+
+from benchmarks.planted.methods import METHODS, measured
+from benchmarks.planted.problems import PROBLEMS
+
+COLUMNS = {
+    "error": "error %",
+    "worst_group_error": "worst group's error %",
+    "ari_gate": "ARI gate",
+    "ari_assignments": "ARI C",
+    "min_share": "smallest share",
+    "seconds": "seconds",
+}
+QUICK = ("xor", "linear-3", "inverted")
+Row = dict[str, object]
+
+
+def one(problem: str, method: str, seed: int, epochs: int | None) -> Row:
+    torch.set_num_threads(1)
+    return measured(PROBLEMS[problem](seed), method, seed, epochs)
+
+
+def cell(rows: list[Row], name: str) -> str:
+    values = [float(str(row[name])) for row in rows if row[name] is not None]
+    if not values:
+        return ""
+    digits = 1 if name in ("error", "worst_group_error", "seconds") else 2
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def table(rows: list[Row]) -> str:
+    lines = []
+    for problem in dict.fromkeys(row["problem"] for row in rows):
+        lines += [f"\n### {problem}\n", "| method | " + " | ".join(COLUMNS.values()) + " |"]
+        lines.append("|" + " --- |" * (len(COLUMNS) + 1))
+        for method in METHODS:
+            own = [row for row in rows if (row["problem"], row["method"]) == (problem, method)]
+            if own:
+                lines.append(f"| {method} | " + " | ".join(cell(own, name) for name in COLUMNS) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=f"one seed of {', '.join(QUICK)}, a third of the epochs")
+    parser.add_argument("--problems", nargs="+", choices=PROBLEMS, metavar="NAME", help=", ".join(PROBLEMS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="NAME", help=", ".join(METHODS))
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--json", type=Path, help="file of rows, read before and written after each run")
+    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread (default: 2)")
+    options = parser.parse_args()
+    seeds = options.seeds or ([0] if options.quick else [0, 1, 2, 3, 4])
+    problems = options.problems or (QUICK if options.quick else list(PROBLEMS))
+    rows: list[Row] = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
+    done = {(row["problem"], row["method"], row["seed"]) for row in rows}
+    wanted = [
+        (problem, method, seed) for problem in problems for seed in seeds for method in options.methods or METHODS
+    ]
+    with ProcessPoolExecutor(options.jobs) as pool:
+        todo = [pool.submit(one, *job, 5 if options.quick else None) for job in wanted if job not in done]
+        for count, future in enumerate(as_completed(todo), 1):
+            rows.append(future.result())
+            if options.json:
+                options.json.write_text(json.dumps(rows, indent=1))
+            row = rows[-1]
+            print(f"{count}/{len(todo)} {row['problem']}, {row['method']}, seed {row['seed']}", file=sys.stderr)
+    order = {job: index for index, job in enumerate(wanted)}
+    shown = [row for row in rows if (row["problem"], row["method"], row["seed"]) in order]
+    print(f"seeds {', '.join(map(str, seeds))}; mean ± standard deviation")
+    print(table(sorted(shown, key=lambda row: order[str(row["problem"]), str(row["method"]), int(str(row["seed"]))])))
+
+
+if __name__ == "__main__":
+    main()
