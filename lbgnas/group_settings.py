@@ -47,6 +47,10 @@ class GroupSettings(DataOptions):
     """The distance that dalbg adds to level 2."""
     adaptation_weight: float = Field(0.1, ge=0)
     """lambda."""
+    expert_balance: Literal["none", "class"] = "none"
+    """class: every class weighs the same inside each expert's group."""
+    third_level: Literal["routed", "mixture"] = "routed"
+    """routed: Eq. 9; mixture: likelihood of the soft mixture, each validation sample through every expert."""
     data: str = "coloured-digits"
     """NAME or NAME:PATH; docs/data.md lists the names."""
     image_size: int | None = Field(None, ge=8, le=1024)
@@ -54,7 +58,9 @@ class GroupSettings(DataOptions):
     limit: int | None = Field(None, ge=20)
     """Use only so many images, for a quick trial."""
     epochs: int = Field(100, ge=1)
-    """Of the grouping."""
+    """Of the grouping, at most."""
+    patience: int | None = Field(None, ge=1)
+    """Stop the grouping after so many epochs without a better validation accuracy, and go back to the best one."""
     batch_size: int = Field(128, ge=2)
     seed: int = Field(0, ge=0)
     weights: WeightSettings = WeightSettings(rate=0.1, rate_min=0.0)

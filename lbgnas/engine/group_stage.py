@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +53,9 @@ class GroupStage:
         seed = derive_seed(settings.seed, "assignments") % 2**63
         logits = initial_assignments(len(data), len(experts), seed, settings.assignments.scale).to(device)
         rows = RowOptimizer(settings.assignments.optimizer, settings.assignments.rate)
-        self.learner = Learner(Experts(experts), gate, logits, rows)
+        balanced = data.info.num_classes if settings.expert_balance == "class" else 0
+        self.learner = Learner(Experts(experts), gate, logits, rows, balance_classes=balanced)
+        self.best: dict[str, Any] | None = None
 
     def levels(self, epoch: int) -> Levels:
         """Return how the three levels are taken in an epoch."""
@@ -67,6 +70,8 @@ class GroupStage:
             hypergradient=HYPERGRADIENTS[settings.hypergradient],
             adaptation=adaptation,
             mutual_information=gate.mutual_information,
+            mixture=settings.third_level == "mixture",
+            assignments=not settings.assignments.frozen,
             architecture=False,
         )
 
@@ -104,11 +109,14 @@ class GroupStage:
         gate_loss, expert_loss, validation_loss = (sums / steps).tolist()
         found = answers(learner.gate, learner.experts.modules, self.data, self.split.validation, self.device)
         probs = gate_groups(learner.gate, self.data, self.split.train, self.device)
+        reached = accuracy(found.routed, found.labels)
+        if self.settings.patience is not None and (self.best is None or reached > self.best["accuracy"]):
+            self.best = {"accuracy": reached, "epoch": epoch, "learner": copy.deepcopy(learner.state_dict())}
         return {
             "gate_loss": gate_loss,
             "expert_loss": expert_loss,
             "validation_loss": validation_loss,
-            "validation_accuracy": accuracy(found.routed, found.labels),
+            "validation_accuracy": reached,
             "group_share": group_shares(probs.argmax(1), probs.shape[1]),
             "group_entropy": entropy(probs.mean(0)),
         }
@@ -124,10 +132,21 @@ class GroupStage:
             device=self.device,
         )
 
+    def exhausted(self, epochs: int) -> bool:
+        """Return whether the patience has run out after so many epochs."""
+        patience = self.settings.patience
+        return patience is not None and self.best is not None and epochs - 1 - int(self.best["epoch"]) >= patience
+
+    def go_back(self) -> None:
+        """Return to the best epoch, if that was asked for."""
+        if self.best is not None:
+            self.learner.load_state_dict(self.best["learner"])
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything an epoch depends on."""
-        return self.learner.state_dict()
+        return {"learner": self.learner.state_dict(), "best": self.best}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state."""
-        self.learner.load_state_dict(to_device(state, self.device))
+        self.learner.load_state_dict(to_device(state["learner"], self.device))
+        self.best = to_device(state["best"], self.device)

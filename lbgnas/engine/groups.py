@@ -29,6 +29,7 @@ from lbgnas.engine.run import Run
 from lbgnas.engine.run_folder import SPLIT, Metrics
 from lbgnas.files import write_text
 from lbgnas.group_settings import GroupSettings
+from lbgnas.grouping.balance import class_weights
 from lbgnas.networks.comparison import COMPARISONS, OwnLoss, build_comparison, comparison_record
 from lbgnas.networks.counting import count_parameters
 from lbgnas.networks.fixed import fixed_network, parameters, shared_out
@@ -212,7 +213,7 @@ class GroupTraining(Run):
         if phase.startswith("expert") and len(rows) < 2:
             self.report.say(f"{phase}: too few samples to train, the gate's other choices take over")
             self.epoch = self._length(phase)
-        while self.epoch < self._length(phase):
+        while self.epoch < self._length(phase) and not self._exhausted(phase):
             started = time.monotonic()
             if phase == "groups":
                 assert self.stage is not None
@@ -231,9 +232,14 @@ class GroupTraining(Run):
             self.report.epoch(f"{phase} | epoch {self.epoch}/{self._length(phase)} | {shown}", record)
             if interrupts.received is not None:
                 raise Interrupted(f"stopped after epoch {self.epoch} of {phase}", interrupts.received)
+        if phase == "groups" and self.stage is not None:
+            self.stage.go_back()
         self.phase, self.epoch = self.phase + 1, 0
         self.optimizer = self._optimizer()
         self.save()
+
+    def _exhausted(self, phase: str) -> bool:
+        return phase == "groups" and self.stage is not None and self.stage.exhausted(self.epoch)
 
     @staticmethod
     def _index(phase: str) -> int:
@@ -255,10 +261,19 @@ class GroupTraining(Run):
             only.begin_epoch(self.epoch, self.settings.finetune.epochs)
             return lambda batch: only.training_loss(batch.images, batch.labels)
         if phase != "all":
-            return lambda batch: F.cross_entropy(modules[0](batch.images), batch.labels)
+            weights = self._class_weights(phase)
+            return lambda batch: weighted_loss(only(batch.images), batch.labels, weights)
         gate = self.gate
         assert gate is not None
         return lambda batch: mixture_loss(gate.train()(batch.images), [m(batch.images) for m in modules], batch.labels)
+
+    def _class_weights(self, phase: str) -> Tensor | None:
+        """Return the weight of each class in an expert's own group, None where all weigh the same."""
+        if self.settings.expert_balance == "none":
+            return None
+        rows = self.own()[self._index(phase)]
+        counts = torch.bincount(self.data.labels[rows], minlength=self.data.info.num_classes)
+        return class_weights(counts[None].float())[0].to(self.device)
 
     def _batches(self, phase: str, rows: Tensor) -> Iterator[Batch]:
         settings = self.settings
@@ -322,6 +337,12 @@ class GroupTraining(Run):
         write_text(self.folder / "results.md", measures.to_markdown())
         write_text(self.folder / "predictions.csv", predictions_csv(found, test, trained))
         return measures
+
+
+def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    """Return mean_n w_(y_n) CE_n; unlike torch's weighted mean not divided by the weights of the batch."""
+    each = F.cross_entropy(logits, labels, reduction="none")
+    return (each if weights is None else each * weights[labels]).mean()
 
 
 def mixture_loss(gate: Tensor, experts: list[Tensor], labels: Tensor) -> Tensor:

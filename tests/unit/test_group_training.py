@@ -13,7 +13,7 @@ from lbgnas.data.sources import open_test
 from lbgnas.data.transforms import normalise
 from lbgnas.engine import plain_training
 from lbgnas.engine.grouped_model import load_model
-from lbgnas.engine.groups import GroupTraining, mixture_loss
+from lbgnas.engine.groups import GroupTraining, mixture_loss, weighted_loss
 from lbgnas.engine.inference import gate_groups
 from lbgnas.engine.interrupts import Interrupted
 from lbgnas.errors import LbgnasError
@@ -237,3 +237,52 @@ def test_a_loss_that_is_not_finite_names_the_step(tmp_path):
         run.experts[0].fc.weight.fill_(float("nan"))
     with pytest.raises(LbgnasError, match=r"expert 0, epoch 1, step 1: the loss is nan; lower finetune\.rate"):
         run.run()
+
+
+def test_patience_ends_the_grouping_and_goes_back_to_the_best_epoch(tmp_path, monkeypatch):
+    reached = iter([0.4, 0.9, 0.5, 0.9, 0.9])
+    monkeypatch.setattr("lbgnas.engine.group_stage.accuracy", lambda *_: next(reached))
+    run = GroupTraining(settings(epochs=20, patience=2), tmp_path)
+    gates, original = [], GroupTraining.save
+
+    def save(self):
+        original(self)
+        gates.append((self.phase, self.epoch, self.gate.classifier.weight.detach().clone()))
+
+    monkeypatch.setattr(GroupTraining, "save", save)
+    run.train()
+    ends = {(phase, epoch): weight for phase, epoch, weight in gates}
+    assert (0, 4) in ends
+    assert (0, 5) not in ends
+    # Equal is not better: the best is the second epoch.
+    assert torch.equal(ends[1, 0], ends[0, 2])
+    assert not torch.equal(ends[1, 0], ends[0, 4])
+
+
+def test_patience_survives_a_stop(tmp_path):
+    run = GroupTraining(settings(patience=1), tmp_path)
+    run.stage.best = {"accuracy": 0.7, "epoch": 3, "learner": run.stage.learner.state_dict()}
+    run.save()
+    again = GroupTraining(settings(patience=1), tmp_path, resume=True)
+    assert (again.stage.best["accuracy"], again.stage.best["epoch"]) == (0.7, 3)
+    assert again.stage.exhausted(5)
+    assert not again.stage.exhausted(4)
+
+
+def test_classes_are_balanced_in_the_tuning_of_an_expert(tmp_path):
+    run = GroupTraining(settings(expert_balance="class"), tmp_path)
+    for index, rows in enumerate(run.own()):
+        counts = torch.bincount(run.data.labels[rows], minlength=2) + 1
+        weights = run._class_weights(f"expert {index}")
+        assert torch.allclose(weights, counts.sum() / (2 * counts))
+    assert run.stage.learner.class_counts is not None
+    logits, labels = torch.randn(4, 2), torch.tensor([0, 1, 1, 0])
+    want = sum(run._class_weights("expert 0")[y] * F.cross_entropy(logits[n], y) for n, y in enumerate(labels)) / 4
+    assert weighted_loss(logits, labels, run._class_weights("expert 0")).item() == pytest.approx(want.item(), rel=1e-5)
+    assert weighted_loss(logits, labels, None).item() == pytest.approx(F.cross_entropy(logits, labels).item())
+
+
+def test_the_third_level_and_c_follow_their_settings(tmp_path):
+    run = GroupTraining(settings(third_level="mixture", assignments={"frozen": True}), tmp_path)
+    levels = run.stage.levels(0)
+    assert (levels.mixture, levels.assignments, levels.architecture) == (True, False, False)
