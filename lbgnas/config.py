@@ -250,7 +250,9 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
 
 
-def load_preset(name: str, section: Literal["search", "evaluation"], base: str | None = None) -> dict[str, Any]:
+def load_preset(
+    name: str, section: Literal["search", "evaluation", "groups"], base: str | None = None
+) -> dict[str, Any]:
     """Return one section of a preset, with what it says of one base.
 
     Args:
