@@ -18,6 +18,7 @@ from lbgnas.errors import LbgnasError as LbgnasError
 if TYPE_CHECKING:
     from lbgnas.api import evaluate as evaluate
     from lbgnas.api import search as search
+    from lbgnas.classifier import GroupedClassifier as GroupedClassifier
     from lbgnas.genotype import Genotype as Genotype
     from lbgnas.genotype import load as load
     from lbgnas.genotype import published as published
@@ -34,11 +35,13 @@ _PLACES = {
     "Genotype": ("lbgnas.genotype", "Genotype"),
     "register_operation": ("lbgnas.registry", "register_operation"),
     "StackedNetwork": ("lbgnas.networks.stacked", "StackedNetwork"),
+    "GroupedClassifier": ("lbgnas.classifier", "GroupedClassifier"),
     "draw": ("lbgnas.report.drawing", "draw_genotype"),
 }
 
 __all__ = [
     "Genotype",
+    "GroupedClassifier",
     "LbgnasError",
     "StackedNetwork",
     "draw",

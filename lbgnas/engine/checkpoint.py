@@ -10,7 +10,6 @@ from typing import Any
 from zipfile import BadZipFile
 
 import torch
-from torch import Tensor
 
 from lbgnas.errors import LbgnasError
 from lbgnas.files import write_whole
@@ -24,7 +23,7 @@ def save_checkpoint(path: Path, kind: str, identity: Mapping[str, Any], content:
 
     Args:
         path: where.
-        kind: "search" or "evaluation".
+        kind: "search", "evaluation" or "groups".
         identity: what the run is (base, grouping, sizes, data); compared on loading.
         content: nested mappings and lists of tensors, numbers and text.
     """
@@ -72,8 +71,8 @@ def load_checkpoint(path: Path, kind: str, identity: Mapping[str, Any]) -> dict[
 
 def to_device(value: Any, device: torch.device) -> Any:
     """Return nested mappings and lists with their tensors on a device."""
-    if isinstance(value, Tensor):
+    if isinstance(value, torch.Tensor):
         return value.to(device)
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: to_device(item, device) for key, item in value.items()}
     return [to_device(item, device) for item in value] if isinstance(value, list) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from lbgnas.engine.reporting import Reporter
 from lbgnas.engine.result import write_genotype
 from lbgnas.engine.run import Run
 from lbgnas.engine.run_folder import CHECKPOINT, SPACE, SPLIT, Metrics
+from lbgnas.engine.scouts import run_scouts
 from lbgnas.errors import LbgnasError
 from lbgnas.files import write_text
 from lbgnas.genotype import CellGenotype
@@ -99,6 +101,7 @@ class Search(Run):
         self.spaces = [self.space] * settings.experts
         self.learner = build_learner(self.plan, self.spaces, len(self.data), self.data.info, self.device)
         self.sums: dict[str, float] = {}
+        self.information: float | None = None if self._wants_scouts() else self.plan.settings.gate.mutual_information
         self.start(resume)
         self.last_record: dict[str, Any] = {}
 
@@ -150,12 +153,18 @@ class Search(Run):
     def content(self) -> dict[str, Any]:
         """Return everything the search depends on from here."""
         operations = [{kind: list(map(list, edges)) for kind, edges in own.operations.items()} for own in self.spaces]
-        return {"operations": operations, "sums": self.sums, "learner": self.learner.state_dict()}
+        return {
+            "operations": operations,
+            "sums": self.sums,
+            "information": self.information,
+            "learner": self.learner.state_dict(),
+        }
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Take over a checkpoint's content; the supernets are built with the operations that it names."""
         state = to_device(content["learner"], self.device)
         self.sums = {str(name): float(value) for name, value in content["sums"].items()}
+        self.information = None if content["information"] is None else float(content["information"])
         if len(content["operations"]) != len(self.spaces):
             raise LbgnasError(f"holds {len(content['operations'])} experts instead of {len(self.spaces)}")
         self.spaces = [self.space.with_operations(own) for own in content["operations"]]
@@ -193,14 +202,39 @@ class Search(Run):
         """
         done = self.epoch * self.steps + self.step_in_epoch
         with self.under_way("search", self.plan.epochs * self.steps, done, self.epoch) as (interrupts, metrics):
+            if self.information is None:
+                self._scout(interrupts)
             while self.epoch < self.plan.epochs:
                 self._run_epoch(interrupts, metrics)
         path, cells = self.write_result()
         return SearchResult(path, cells, self.validation_accuracy())
 
+    def _wants_scouts(self) -> bool:
+        return self.plan.settings.gate.scouts > 0 and self.plan.settings.experts > 1
+
+    def _scout(self, interrupts: Interrupts) -> None:
+        """Let scouts find a start for gate and C, and how much the information term weighs."""
+
+        def on_batch() -> None:
+            if interrupts.received is not None:
+                self._stop(interrupts.received)
+
+        found = run_scouts(self.plan, self.data, self.split, self.device, on_batch)
+        learner = self.learner
+        assert learner.gate is not None
+        assert learner.assignment_logits is not None
+        learner.gate.load_state_dict(found.gate.state_dict())
+        learner.assignment_logits = learner.assignment_logits + found.assignment_logits.to(self.device)
+        self.information = found.mutual_information
+        self.save()
+        told = " ".join(f"{loss:.3f}" for loss in found.losses)
+        self.report.say(f"scouts: validation loss {told}; information term {found.mutual_information:g} from here")
+
     def _run_epoch(self, interrupts: Interrupts, metrics: Metrics) -> None:
         started = time.monotonic()
         levels = self.plan.levels(self.epoch)
+        if self.information is not None:
+            levels = dataclasses.replace(levels, mutual_information=self.information)
         experts = self.learner.experts
         self.plan.prepare(experts, self.epoch)
         reference = self.settings.grouping == "none" and self.settings.order != "shared"
@@ -269,6 +303,7 @@ class Search(Run):
         shares = group_record(probs, None if logits is None else logits[ids.to(logits.device)])
         some = self.split.validation[:AGREEMENT_SAMPLES]
         agreement = expert_agreement(learner.gate, learner.experts.modules, self.data, some, self.device, multiple)
+        last = self.epoch + 1 == self.plan.epochs  # untrained experts agree as well
         return {
             "epoch": self.epoch,
             "stage": self.plan.place(self.epoch)[0],
@@ -279,7 +314,7 @@ class Search(Run):
             "architecture_learned": levels.architecture,
             **cell_record(self.architectures()),
             "expert_agreement": agreement,
-            "notes": collapse_notes(shares["group_share"], agreement),
+            "notes": collapse_notes(shares["group_share"], agreement if last else None),
             "seconds": seconds,
         }
 
