@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lbgnas.genotype import load as load
     from lbgnas.genotype import published as published
     from lbgnas.networks.stacked import StackedNetwork as StackedNetwork
+    from lbgnas.registry import register_operation as register_operation
     from lbgnas.report.drawing import draw_genotype as draw
 
 # Torch takes seconds to import, so names are looked up when they are asked for.
@@ -32,6 +33,7 @@ _PLACES = {
     "load": ("lbgnas.genotype", "load"),
     "published": ("lbgnas.genotype", "published"),
     "Genotype": ("lbgnas.genotype", "Genotype"),
+    "register_operation": ("lbgnas.registry", "register_operation"),
     "StackedNetwork": ("lbgnas.networks.stacked", "StackedNetwork"),
     "GroupedClassifier": ("lbgnas.classifier", "GroupedClassifier"),
     "draw": ("lbgnas.report.drawing", "draw_genotype"),
@@ -46,6 +48,7 @@ __all__ = [
     "evaluate",
     "load",
     "published",
+    "register_operation",
     "search",
 ]
 

@@ -172,3 +172,13 @@ _REFUSED = {torch.native_batch_norm, torch.native_layer_norm, torch.native_group
 def running_statistics_move() -> bool:
     """Return whether the pass under way may edit running statistics: all contexts let it."""
     return all(context.update for context in BatchStatistics._active)
+
+
+def statistics_rows(batch: int) -> int:
+    """Return how many samples of a batch the pass under way takes its statistics from."""
+    return min([batch, *(context.rows for context in BatchStatistics._active if context.rows is not None)])
+
+
+def statistics_composed() -> bool:
+    """Return whether the pass under way needs normalisations that forward mode and a backward can pass."""
+    return any(context.composed for context in BatchStatistics._active)

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lbgnas.tangents import inverse_root
+
 
 def batch_norm(
     input: Tensor,
@@ -33,7 +35,7 @@ def batch_norm(
     variance = (spread * spread).mean(dims, keepdim=True)
     _move(running_mean, running_var, mean, variance, source.numel() // source.shape[1], momentum)
     shape = [1, -1] + [1] * (input.dim() - 2)
-    scale = (variance + eps).rsqrt()
+    scale = inverse_root(variance, eps)
     if weight is not None:
         scale = scale * weight.reshape(shape)
     output = centred * scale
@@ -58,7 +60,7 @@ def instance_norm(
     if running_mean is not None:
         values = input.numel() // (input.shape[0] * input.shape[1])
         _move(running_mean, running_var, mean[:rows].mean(0), variance[:rows].mean(0), values, momentum)
-    return _scale_channels(centred * (variance + eps).rsqrt(), weight, bias)
+    return _scale_channels(centred * inverse_root(variance, eps), weight, bias)
 
 
 @torch.no_grad()
@@ -79,7 +81,7 @@ def _move(
 
 def _standardise(input: Tensor, dims: list[int], eps: float) -> Tensor:
     centred = input - input.mean(dims, keepdim=True)
-    return centred * ((centred * centred).mean(dims, keepdim=True) + eps).rsqrt()
+    return centred * inverse_root((centred * centred).mean(dims, keepdim=True), eps)
 
 
 def _scale_shift(output: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from lbgnas.errors import LbgnasError
 from lbgnas.networks.layout import CellPlace, build_stem, cell_places, check_size
 from lbgnas.operations.candidates import FactorizedReduce, relu_conv_norm
-from lbgnas.operations.functional import channel_shuffle
+from lbgnas.operations.orders import PIXELS, Order, order_for
 from lbgnas.operations.source import SourceEdges
 from lbgnas.space import KINDS, Kind, SearchSpace, edge_index
+from lbgnas.tangents import linear
 
 
 class SearchCell(nn.Module):
@@ -57,35 +58,40 @@ class SearchCell(nn.Module):
             skip_dropout: probability with which an entry of a plain skip is dropped in training.
         """
         states = [self.preprocess0(older), self.preprocess1(last)]
-        mixed: Tensor | None = None
-        passed: Tensor | None = None
+        height, width = (side // (2 if self.reduction else 1) for side in states[0].shape[2:])
+        order = order_for(states[0], height, width)
+        mixed: list[Tensor | None] = [None] * self.nodes
+        passed: list[Tensor | None] = [None] * self.nodes
         for source, edges in enumerate(self.sources):
             state, rows = states[source], self.rows[source]
-            # What is left of the sums after a node has taken its share belongs to the nodes this state feeds.
-            output = edges(state[:, : self.width], mixture[rows], skip_dropout)
-            mixed = output if mixed is None else mixed + output
+            fed = range(self.nodes - len(rows), self.nodes)
+            outputs = edges(state[:, : self.width], mixture[rows], skip_dropout).unbind(1)
+            for node, output in zip(fed, outputs, strict=True):
+                mixed[node] = _added(mixed[node], output)
             if self.partial > 1:
-                bypass = self._bypass(state[:, self.width :], source, rows, edge_weights)
-                passed = bypass if passed is None else passed + bypass
-            if source == 0:
-                continue
-            assert mixed is not None
-            states.append(self._node(mixed[:, 0], None if passed is None else passed[:, 0]))
-            mixed = mixed[:, 1:]
-            passed = None if passed is None else passed[:, 1:]
-        return torch.cat([states[index] for index in self.concat], 1)
+                rest = state[:, self.width :]
+                if self._stride(source) == 2:
+                    rest = nn.functional.max_pool2d(rest, 2, 2)
+                for node, row in zip(fed, rows, strict=True):
+                    weighted = rest if edge_weights is None else _weighted(rest, edge_weights[row])
+                    passed[node] = _added(passed[node], weighted)
+            if source > 0:
+                states.append(self._node(order, mixed[source - 1], passed[source - 1]))
+        # Between cells images are channels-last, which the 1x1 convolutions of the next one want.
+        return PIXELS.enter(order.join([states[index] for index in self.concat]))
 
-    def _bypass(self, rest: Tensor, source: int, rows: list[int], edge_weights: Tensor | None) -> Tensor:
-        if self._stride(source) == 2:
-            rest = nn.functional.max_pool2d(rest, 2, 2)
-        spread = rest[:, None]
-        if edge_weights is None:
-            return spread.expand(-1, len(rows), -1, -1, -1)
-        return spread * edge_weights[rows].to(rest.dtype)[:, None, None, None]
-
-    def _node(self, mixed: Tensor, passed: Tensor | None) -> Tensor:
+    def _node(self, order: Order, mixed: Tensor | None, passed: Tensor | None) -> Tensor:
+        assert mixed is not None
         # Shuffling is linear, so it is done once a node instead of once an edge.
-        return mixed if passed is None else channel_shuffle(torch.cat([mixed, passed], 1), self.partial)
+        return mixed if passed is None else order.shuffle(order.join([mixed, passed]), self.partial)
+
+
+def _weighted(x: Tensor, weight: Tensor) -> Tensor:
+    return linear(lambda value: value * weight.to(x.dtype), x)
+
+
+def _added(total: Tensor | None, term: Tensor) -> Tensor:
+    return term if total is None else total + term
 
 
 class Supernet(nn.Module):

@@ -10,18 +10,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lbgnas.batch_statistics import running_statistics_move
+from lbgnas.batch_statistics import running_statistics_move, statistics_composed, statistics_rows
 from lbgnas.operations.candidates import build_operation
-from lbgnas.operations.functional import (
-    average_pool,
-    batch_norm,
-    depthwise,
-    grouped_pointwise,
-    max_pool,
-    strided_pointwise,
-)
+from lbgnas.operations.normalised import normalised
+from lbgnas.operations.orders import Kernels, Order, Way, order_for
+from lbgnas.operations.products import EPS, fixed, pixels_first, products
+from lbgnas.tangents import inverse_root, linear
 
 
 class ConvolutionKind(NamedTuple):
@@ -41,10 +38,29 @@ CONVOLUTIONS = {
 }
 """Separable ones first: their first stage feeds a second one, and slices stay contiguous."""
 
-POOLS = {"max_pool_3x3": max_pool, "avg_pool_3x3": average_pool}
+POOLS = ("max_pool_3x3", "avg_pool_3x3")
 
 SKIPS = {"skip_connect": "skip", "auxiliary_skip": "auxiliary", "auxiliary_conv": "auxiliary"}
 """Operations that with stride 2 are a factorised reduction, and what their tensors are called."""
+
+
+class Term(NamedTuple):
+    """What one operation adds to its edges: scale * batch norm of (weight @ block), (edges, C, positions).
+
+    Attributes:
+        name: of the operation.
+        weight: (edges, C, channels in).
+        mean, var: running statistics, (edges, C, 1).
+        scale: (edges,), or None for 1.
+        block: (edges, channels in, positions).
+    """
+
+    name: str
+    weight: Tensor
+    mean: Tensor
+    var: Tensor
+    scale: Tensor | None
+    block: Tensor
 
 
 class SourceEdges(nn.Module):
@@ -73,6 +89,7 @@ class SourceEdges(nn.Module):
         self.stride = stride
         self.operations = operations
         self.num_edges = len(operations)
+        self.edges = list(range(len(operations)))
         self.places = {
             name: [(edge, names.index(name)) for edge, names in enumerate(operations) if name in names]
             for name in dict.fromkeys(name for names in operations for name in names)
@@ -121,114 +138,203 @@ class SourceEdges(nn.Module):
             mixture: the weight of each candidate on each edge.
             skip_dropout: probability with which an entry of a plain skip is dropped in training.
         """
+        batch, _, height, width = x.shape
+        order = order_for(x, height, width)
+        x = order.enter(x)
+        size = [-(-side // self.stride) for side in (height, width)]
         active = torch.relu(x) if self.blocks_first or (self.skips and self.stride == 2) else x
-        blocks: list[tuple[str, Tensor]] = []
+        terms: list[Term] = []
         if self.blocks_first:
-            blocks += self._convolve(active, mixture)
-        plain: list[tuple[str, Tensor]] = []
-        for name in self.skips:
-            if self.stride == 2:
-                blocks.append((name, self._reduce(name, active, mixture)))
-            elif name == "auxiliary_conv":
-                spread = grouped_pointwise(self._spread(x, self.num_edges), self.auxiliary_pointwise)
-                blocks.append((name, spread * self._scale(name, mixture)[:, None, None]))
-            elif name == "skip_connect" and self.training and skip_dropout > 0:
-                blocks.append((name, self._dropped(x, mixture, skip_dropout)))
-            else:
-                plain.append((name, x))
+            terms += self._convolve(order, active, mixture, size)
+        if self.stride == 2:
+            terms += [self._reduce(order, name, active, mixture) for name in self.skips]
+        total = self._summed(order, batch, terms)
+        dropped = skip_dropout if self.training and self.stride == 1 else 0.0
+        plain = []
+        for name in self.skips if self.stride == 1 else ():
+            if name == "auxiliary_conv":
+                total = self._added_pointwise(total, order.blocks(x, 1), self._weights(name, mixture))
+            elif name != "skip_connect" or dropped == 0:
+                plain.append((name, order.blocks(x, 1)))
+        if self.pools:
+            plain += self._pool(order, x)
+        if plain and (self.training or not self.pools):
+            total = self._mix(total, plain, mixture)
+        elif plain:
+            total = self._mix_frozen(total, plain, mixture)
+        images = None
+        if total is not None:
+            images = order.images(total, batch, *size)
+            after = order_for(x, *size)
+            if after is not order:
+                images = torch.unflatten(after.enter(images.flatten(1, 2)), 1, (self.num_edges, -1))
+        if dropped and "skip_connect" in self.skips:
+            images = self._on_edges(images, "skip_connect", self._dropped(x, mixture, dropped))
         if "noise" in self.places:
-            shape = (x.shape[0], len(self.places["noise"]) * self.channels, *_strided(x, self.stride))
+            shape = (batch, len(self.places["noise"]), self.channels, *size)
             drawn = torch.randn(shape, dtype=x.dtype, device=x.device)
-            blocks.append(("noise", drawn * self._scale("noise", mixture)[:, None, None]))
+            images = self._on_edges(images, "noise", drawn * _per_edge(self._weights("noise", mixture)))
         for name in self.single:
-            joined = torch.cat([module(x) for module in self.modules_of[name]], 1)  # type: ignore[attr-defined]
-            blocks.append((name, joined * self._scale(name, mixture)[:, None, None]))
-        for name in self.pools:
-            pooled = POOLS[name](x, self.stride)
-            if self.training:
-                plain.append((name, self._normalise_pool(name, pooled)))
-            else:
-                mean, var = self._statistics(name)
-                spread = self._spread(pooled, len(self.places[name]))
-                blocks.append((name, batch_norm(spread, mean, var, False, self._scale(name, mixture))))
-        total = self._mix(plain, mixture) if plain else None
-        for name, block in blocks:
-            edges = [edge for edge, _ in self.places[name]]
-            shaped = block.reshape(block.shape[0], len(edges), self.channels, *block.shape[2:])
-            if len(edges) < self.num_edges:
-                shape = (block.shape[0], self.num_edges, *shaped.shape[2:])
-                index = torch.tensor(edges, device=x.device)
-                shaped = shaped.new_zeros(shape).index_add(1, index, shaped)
-            total = shaped if total is None else total + shaped
-        if total is None:  # nothing but "none" on these edges
-            total = x.new_zeros((x.shape[0], self.num_edges, self.channels, *_strided(x, self.stride)))
-        return total
+            outputs = torch.stack([module(x) for module in self.modules_of[name]], 1)  # type: ignore[attr-defined]
+            images = self._on_edges(images, name, outputs * _per_edge(self._weights(name, mixture)))
+        if images is None:  # nothing but "none" on these edges
+            images = x.new_zeros((batch, self.num_edges, self.channels, *size))
+        return images
 
-    def _convolve(self, active: Tensor, mixture: Tensor) -> list[tuple[str, Tensor]]:
-        spread = {count: self._spread(active, count) for count in {len(self.places[n]) for n in self.convolutions}}
-        first = [
-            depthwise(
-                spread[len(self.places[name])],
-                getattr(self, f"{name}_depthwise_first"),
-                self.stride,
-                CONVOLUTIONS[name].dilation,
-            )
-            for name in self.convolutions
-        ]
-        scale = [self._scale(name, mixture) for name in self.convolutions]
-        inner = self.blocks_second * self.channels
-        scale_first = torch.cat([mixture.new_ones(inner), *scale[len(self.separable) :]])
-        hidden = grouped_pointwise(_join(first), self.pointwise_first)
-        hidden = batch_norm(hidden, self.mean_first, self.var_first, self.training, scale_first)
-        outputs = list(zip(self.convolutions[len(self.separable) :], self._split(hidden, False), strict=True))
-        if not self.separable:
-            return outputs
-        again = [
-            depthwise(block, getattr(self, f"{name}_depthwise_second"), 1)
-            for name, block in zip(self.separable, self._split(torch.relu(hidden[:, :inner]), True), strict=True)
-        ]
-        second = grouped_pointwise(_join(again), self.pointwise_second)
-        scale_second = torch.cat(scale[: len(self.separable)])
-        second = batch_norm(second, self.mean_second, self.var_second, self.training, scale_second)
-        return outputs + list(zip(self.separable, self._split(second, True), strict=True))
+    def _on_edges(self, images: Tensor | None, name: str, added: Tensor) -> Tensor:
+        """Add images (batch, edges that hold the operation, C, height, width) to those of all edges."""
+        places = [edge for edge, _ in self.places[name]]
+        if places == self.edges:
+            return added if images is None else images + added
+        if images is None:
+            images = added.new_zeros(()).expand(added.shape[0], self.num_edges, *added.shape[2:])
+        return images.index_add(1, torch.tensor(places, device=added.device), added)
 
-    def _split(self, hidden: Tensor, separable: bool) -> list[Tensor]:
-        names = [name for name in self.convolutions if (name in self.separable) == separable]
-        widths = [len(self.places[name]) * self.channels for name in names]
-        if not names:
-            return []
-        return list(torch.split(hidden[:, hidden.shape[1] - sum(widths) :], widths, 1))
-
-    def _reduce(self, name: str, active: Tensor, mixture: Tensor) -> Tensor:
-        edges, kind = len(self.places[name]), SKIPS[name]
-        even = strided_pointwise(active, getattr(self, f"{kind}_even"), 0)
-        odd = strided_pointwise(active, getattr(self, f"{kind}_odd"), 1)
-        halves = [half.reshape(half.shape[0], edges, -1, *half.shape[2:]) for half in (even, odd)]
-        joined = torch.cat(halves, 2).flatten(1, 2)
-        return batch_norm(joined, *self._statistics(kind), self.training, self._scale(name, mixture))
+    def _added_pointwise(self, total: Tensor | None, block: Tensor, weights: Tensor) -> Tensor:
+        matrices = linear(lambda value: value * weights[:, None, None], self.auxiliary_pointwise)
+        bias = block.new_zeros(self.num_edges, self.channels, 1)
+        added = products(bias, matrices, block.expand(self.num_edges, -1, -1), apart=True)
+        return added if total is None else total + added
 
     def _dropped(self, x: Tensor, mixture: Tensor, prob: float) -> Tensor:
         """Drop entries of the plain skip on each of its edges, each edge by a draw of its own."""
         weights = self._weights("skip_connect", mixture)
         shape = (x.shape[0], len(weights), *x.shape[1:])
         kept = torch.rand(shape, dtype=x.dtype, device=x.device) >= prob
-        factor = weights[:, None, None, None] / (1 - prob)
-        return (x[:, None] * kept * factor).flatten(1, 2)
+        return x[:, None] * kept * _per_edge(weights / (1 - prob))
 
-    def _normalise_pool(self, name: str, pooled: Tensor) -> Tensor:
-        """Normalise a pool once for all its edges: they share the batch's statistics."""
-        seen_mean, seen_var = pooled.new_zeros(self.channels), pooled.new_ones(self.channels)
-        # Momentum 1 makes the fused kernel hand out the batch's own mean and unbiased variance.
-        output = torch.batch_norm(pooled, None, None, seen_mean, seen_var, True, 1.0, 1e-5, False)
-        if running_statistics_move() and pooled.numel() > self.channels:  # one value has no variance
-            mean, var = self._statistics(name)
-            with torch.no_grad():
-                mean.view(-1, self.channels).lerp_(seen_mean.to(mean.dtype), 0.1)
-                var.view(-1, self.channels).lerp_(seen_var.to(var.dtype), 0.1)
-        return output
+    def _convolve(self, order: Order, active: Tensor, mixture: Tensor, size: list[int]) -> list[Term]:
+        batch, inner = len(active), len(self.separable)
+        blocks = order.first(active, [self._kernels(name, "first") for name in self.convolutions], self.stride)
+        terms = [
+            Term(name, *part, self._weights(name, mixture), block)
+            for name, part, block in zip(
+                self.convolutions, self._parts("first", self.convolutions), blocks, strict=True
+            )
+        ]
+        if not inner:
+            return terms
+        hidden = self._applied(order, batch, [term._replace(scale=None) for term in terms[:inner]], relu=True)
+        parts = self._parts("second", self.separable)
+        for place, (name, part) in enumerate(zip(self.separable, parts, strict=True)):
+            block = order.second(hidden[place], self._kernels(name, "second"), batch, *size)
+            terms[place] = Term(name, *part, terms[place].scale, block)
+        return terms
 
-    def _mix(self, plain: list[tuple[str, Tensor]], mixture: Tensor) -> Tensor:
-        """Sum what edges share, weighted for each edge, as one product of matrices."""
+    def _kernels(self, name: str, stage: str) -> Kernels:
+        return Kernels(getattr(self, f"{name}_depthwise_{stage}"), CONVOLUTIONS[name].dilation)
+
+    def _parts(self, stage: str, names: list[str]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return the pointwise weights, running means and variances of each kind."""
+        counts = [len(self.places[name]) for name in names]
+        weights: Tensor = getattr(self, f"pointwise_{stage}")
+        mean, var = (value.view(-1, self.channels, 1) for value in self._statistics(stage))
+        return list(
+            zip(
+                torch.split_with_sizes(weights, counts),
+                torch.split_with_sizes(mean, counts),
+                torch.split_with_sizes(var, counts),
+                strict=True,
+            )
+        )
+
+    def _reduce(self, order: Order, name: str, active: Tensor, mixture: Tensor) -> Term:
+        edges, channels, kind = len(self.places[name]), self.channels, SKIPS[name]
+        joined = order.join([active[:, :, ::2, ::2], active[:, :, 1::2, 1::2]])
+        even = F.pad(getattr(self, f"{kind}_even").view(edges, -1, channels), (0, channels))
+        odd = F.pad(getattr(self, f"{kind}_odd").view(edges, -1, channels), (channels, 0))
+        mean, var = (value.view(-1, channels, 1) for value in self._statistics(kind))
+        block = order.blocks(joined, 1).expand(edges, -1, -1)
+        return Term(name, torch.cat([even, odd], 1), mean, var, self._weights(name, mixture), block)
+
+    def _applied(self, order: Order, batch: int, terms: list[Term], relu: bool) -> list[Tensor]:
+        """Convolve, normalise and scale; rectify each kind, or sum all of them."""
+        blocks = [term.block for term in terms]
+        scales = [term.scale for term in terms if term.scale is not None]
+        scale = _join(scales)[:, None, None] if scales else None
+        weight = _join([term.weight for term in terms])
+        if self.training:
+            way = Way(relu, order, batch, statistics_rows(batch))
+            outputs, centre, variance = normalised(way, weight, scale, blocks, plain=statistics_composed())
+            if centre is None or variance is None:
+                return outputs
+            counts = [len(term.weight) for term in terms]
+            values = blocks[0].shape[2] // batch * way.rows
+            for term, seen_mean, seen_var in zip(
+                terms, torch.split_with_sizes(centre, counts), torch.split_with_sizes(variance, counts), strict=True
+            ):
+                self._move(term.mean, term.var, seen_mean, seen_var, values)
+            return outputs
+        weight, bias = fixed(weight, _join([t.mean for t in terms]), _join([t.var for t in terms]), scale)
+        counts = [len(block) for block in blocks]
+        pairs = list(zip(torch.split_with_sizes(weight, counts), blocks, strict=True))
+        if relu:
+            return [
+                torch.relu(products(b, *pair, apart=False))
+                for b, pair in zip(torch.split_with_sizes(bias, counts), pairs, strict=True)
+            ]
+        return [
+            products(
+                torch.unflatten(bias, 0, (len(terms), -1)).sum(0), *(p for pair in pairs for p in pair), apart=True
+            )
+        ]
+
+    def _move(self, mean: Tensor, var: Tensor, seen_mean: Tensor, seen_var: Tensor, values: int) -> None:
+        if not running_statistics_move() or values < 2:  # one value has no variance
+            return
+        with torch.no_grad():
+            mean.lerp_(seen_mean.detach().to(mean.dtype), 0.1)
+            var.lerp_(seen_var.detach().to(var.dtype) * (values / (values - 1)), 0.1)
+
+    def _summed(self, order: Order, batch: int, terms: list[Term]) -> Tensor | None:
+        """Return what all terms give to each edge; those that stand on every edge are summed by one product."""
+        everywhere = [
+            term
+            for term in terms
+            if [edge for edge, _ in self.places[term.name]] == self.edges and term.block.shape[1] == self.channels
+        ]
+        total = self._applied(order, batch, everywhere, relu=False)[0] if everywhere else None
+        for term in terms:
+            if any(term is other for other in everywhere):
+                continue
+            (output,) = self._applied(order, batch, [term], relu=False)
+            places = [edge for edge, _ in self.places[term.name]]
+            if places == self.edges:
+                total = output if total is None else total + output
+                continue
+            if total is None:
+                total = output.new_zeros(()).expand(self.num_edges, *output.shape[1:])
+            total = total.index_add(0, torch.tensor(places, device=output.device), output)
+        return total
+
+    def _pool(self, order: Order, x: Tensor) -> list[tuple[str, Tensor]]:
+        """Pool once for all edges; in training normalise, for they share the batch's statistics too."""
+        pools = {"max_pool_3x3": order.max_pool, "avg_pool_3x3": order.average_pool}
+        pooled = [(name, order.blocks(pools[name](x, self.stride), 1)) for name in self.pools]
+        return [(name, self._normal(order, name, block, len(x))) for name, block in pooled] if self.training else pooled
+
+    def _normal(self, order: Order, name: str, block: Tensor, batch: int) -> Tensor:
+        mean, var = (value.view(-1, self.channels, 1) for value in self._statistics(name))
+        rows = statistics_rows(batch)
+        values = block.shape[2] // batch * rows
+        if rows == batch and not statistics_composed():
+            seen_mean, seen_var = block.new_zeros(self.channels), block.new_ones(self.channels)
+            table = block[0].T if pixels_first(block) else block
+            # Momentum 1 makes the fused kernel hand out the batch's own mean and unbiased variance.
+            normal = torch.batch_norm(table, None, None, seen_mean, seen_var, True, 1.0, EPS, False)
+            seen_var = seen_var * ((values - 1) / values)
+            self._move(mean, var, seen_mean[:, None], seen_var[:, None], values)
+            return normal.T[None] if pixels_first(block) else normal
+        source = order.own(block, batch, rows)
+        seen_mean = source.mean(2, keepdim=True)
+        centred = block - seen_mean
+        spread = order.own(centred, batch, rows)
+        seen_var = (spread * spread).mean(2, keepdim=True)
+        self._move(mean, var, seen_mean, seen_var, values)
+        return centred * inverse_root(seen_var, EPS)
+
+    def _mix(self, total: Tensor | None, plain: list[tuple[str, Tensor]], mixture: Tensor) -> Tensor:
+        """Add what edges share, weighted for each edge, as one product of matrices."""
         columns = []
         for name, _ in plain:
             weights = self._weights(name, mixture)
@@ -236,9 +342,32 @@ class SourceEdges(nn.Module):
                 index = torch.tensor([edge for edge, _ in self.places[name]], device=mixture.device)
                 weights = weights.new_zeros(self.num_edges).index_add(0, index, weights)
             columns.append(weights)
-        stacked = torch.stack([value for _, value in plain], 1)
+        like = plain[0][1]
+        across = pixels_first(like)
+        stacked = torch.cat([_flat(value, across) for _, value in plain])
         weights = torch.stack(columns, 1).to(stacked.dtype)
-        return torch.einsum("ek,nkchw->nechw", weights, stacked)
+        if total is None:
+            mixed = linear(lambda values: weights @ values, stacked)
+        else:
+            mixed = linear(lambda sums, values: torch.addmm(sums, weights, values), _flat(total, across), stacked)
+        _, channels, positions = like.shape
+        if across:
+            return mixed.view(-1, positions, channels).transpose(1, 2)
+        return mixed.view(-1, channels, positions)
+
+    def _mix_frozen(self, total: Tensor | None, plain: list[tuple[str, Tensor]], mixture: Tensor) -> Tensor:
+        """Add what edges share where each has running statistics of its own."""
+        for name, block in plain:
+            weights = self._weights(name, mixture)[:, None, None]
+            if name in self.pools:
+                mean, var = (value.view(-1, self.channels, 1) for value in self._statistics(name))
+                block = (block - mean) * (var + EPS).rsqrt()
+            if total is None:
+                total = block.new_zeros(1).expand(self.num_edges, *block.shape[1:])
+            index = torch.tensor([edge for edge, _ in self.places[name]], device=block.device)
+            total = total.index_add(0, index, weights * block)
+        assert total is not None
+        return total
 
     def _weights(self, name: str, mixture: Tensor) -> Tensor:
         places = self.places[name]
@@ -247,22 +376,12 @@ class SourceEdges(nn.Module):
             return mixture[:, columns.pop()]
         return torch.stack([mixture[edge, column] for edge, column in places])
 
-    def _scale(self, name: str, mixture: Tensor) -> Tensor:
-        weights = self._weights(name, mixture)
-        return weights[:, None].expand(-1, self.channels).reshape(-1)
-
     def _statistics(self, name: str) -> tuple[Tensor, Tensor]:
         return getattr(self, f"mean_{name}"), getattr(self, f"var_{name}")
 
-    def _spread(self, x: Tensor, count: int) -> Tensor:
-        if count == 1:
-            return x
-        spread = x[:, None].expand(-1, count, -1, -1, -1).flatten(1, 2)
-        return spread.contiguous(memory_format=torch.channels_last)
 
-
-def _strided(x: Tensor, stride: int) -> list[int]:
-    return [-(-side // stride) for side in x.shape[2:]]
+def _per_edge(weights: Tensor) -> Tensor:
+    return weights[:, None, None, None]
 
 
 def _convolution(out_channels: int, in_channels: int, kernel: int) -> nn.Parameter:
@@ -280,5 +399,10 @@ def _register_statistics(module: nn.Module, name: str, width: int) -> None:
     module.register_buffer(f"var_{name}", torch.ones(width))
 
 
-def _join(blocks: list[Tensor]) -> Tensor:
-    return torch.cat(blocks, 1) if len(blocks) > 1 else blocks[0]
+def _join(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _flat(blocks: Tensor, across: bool) -> Tensor:
+    """Return (blocks, positions x channels) if `across`, else (blocks, channels x positions)."""
+    return (blocks.transpose(1, 2) if across else blocks).flatten(1)
