@@ -303,6 +303,7 @@ class Search(Run):
         shares = group_record(probs, None if logits is None else logits[ids.to(logits.device)])
         some = self.split.validation[:AGREEMENT_SAMPLES]
         agreement = expert_agreement(learner.gate, learner.experts.modules, self.data, some, self.device, multiple)
+        last = self.epoch + 1 == self.plan.epochs  # untrained experts agree as well
         return {
             "epoch": self.epoch,
             "stage": self.plan.place(self.epoch)[0],
@@ -313,7 +314,7 @@ class Search(Run):
             "architecture_learned": levels.architecture,
             **cell_record(self.architectures()),
             "expert_agreement": agreement,
-            "notes": collapse_notes(shares["group_share"], agreement),
+            "notes": collapse_notes(shares["group_share"], agreement if last else None),
             "seconds": seconds,
         }
 
