@@ -1,6 +1,7 @@
 """Speed and memory against other codes, side by side in one run: the table of docs/performance.md.
 
-    python benchmarks/speed.py [--quick] [--only ID ...] [--threads 1 2] [--rounds N] [--json FILE]
+    python benchmarks/speed.py [--quick] [--only ID ...] [--threads 1 2] [--rounds N] [--clock cpu]
+                               [--json FILE]
 
 Peers: a network and search steps built as the published codes build them, one module for each edge and operation
 (benchmarks/reference), and NNI 3.0 where it is installed (pip install '.[bench]'). Every round runs each subject once,
@@ -119,7 +120,12 @@ COUNTS: dict[tuple[str, ...], tuple[Callable[[bool], dict[str, Result]], dict[st
 IDS = [*(name for names in COUNTS for name in names), *TIMES]
 
 
-def timed(rows: dict[str, Row], rounds: int, say: Callable[[str], None]) -> tuple[dict[str, Result], dict[str, str]]:
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def timed(
+    rows: dict[str, Row], rounds: int, clock: str, say: Callable[[str], None]
+) -> tuple[dict[str, Result], dict[str, str]]:
     """Run every subject once a round; return the best of each, and why a subject is missing."""
     runs, missing = {}, {}
     for name in dict.fromkeys(name for row in rows.values() for name in (row.ours, row.peer)):
@@ -131,9 +137,9 @@ def timed(rows: dict[str, Row], rounds: int, say: Callable[[str], None]) -> tupl
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds):
         for name, run in runs.items():
-            started = time.perf_counter()
+            started = CLOCKS[clock]()
             run()
-            times[name].append(time.perf_counter() - started)
+            times[name].append(CLOCKS[clock]() - started)
         say(f"round {turn + 1} of {rounds}")
     results, why = {}, {}
     for row_id, row in rows.items():
@@ -173,6 +179,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=IDS, default=IDS, metavar="ID", help=", ".join(IDS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1], help="thread counts, one table each")
     parser.add_argument("--rounds", type=int, help="default 5, with --quick 1")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a machine that others use too")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     rounds = given.rounds or (1 if given.quick else 5)
@@ -181,7 +188,7 @@ def main() -> None:
     out = []
     for threads in given.threads:
         torch.set_num_threads(threads)
-        print(f"\n{threads} thread(s), {rounds} round(s); ours, peer: best round; spread: of the ratio over the rounds")
+        print(f"\n{threads} thread(s), {rounds} round(s), {given.clock} clock; best round; spread of the ratio")
         print(f"{'id':16s} {'ours':>10s} {'peer':>10s} {'unit':9s} {'ratio':>6s} {'goal':>6s}  met spread  what")
         rows: list[tuple[str, str, float, Result]] = []
         for names, (measure, about) in COUNTS.items():
@@ -189,7 +196,7 @@ def main() -> None:
                 found = measure(given.quick)
                 rows += [(name, *about[name], found[name]) for name in names if name in given.only]
         wanted = {name: row for name, row in TIMES.items() if name in given.only}
-        found, why = timed(wanted, rounds, lambda text: print(f"  {text}", file=sys.stderr, flush=True))
+        found, why = timed(wanted, rounds, given.clock, lambda text: print(f"  {text}", file=sys.stderr, flush=True))
         rows += [(name, wanted[name].about, wanted[name].goal, result) for name, result in found.items()]
         for row in rows:
             print(line(*row))

@@ -173,7 +173,7 @@ def reference_quick() -> Run:
 def nni_first_order() -> Run:
     from benchmarks.reference.nni_darts import nni_step
 
-    return nni_step(CELLS, CHANNELS, (sample for sample in _batches(BATCH, SIZE, False)))
+    return nni_step(CELLS, CHANNELS, lambda: _batches(BATCH, SIZE, False))
 
 
 def _evaluation(net: nn.Module, ours: bool) -> Run:

@@ -47,3 +47,9 @@ def inverse_root(variance: Tensor, eps: float) -> Tensor:
     value, along = taken_apart(variance)
     root = (value + eps).rsqrt()
     return root if along is None else joined(root, along * (root * root * root) * -0.5)
+
+
+def shifted(x: Tensor, by: Tensor) -> Tensor:
+    """Return x + by for a constant, with x's tangent."""
+    value, along = taken_apart(x)
+    return value + by if along is None else joined(value + by, along)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lbgnas.errors import LbgnasError
+from lbgnas.tangents import linear, shifted, taken_apart
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -28,8 +29,8 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
                 f"label {low if low < 0 else high} is out of range: the logits have {logits.shape[1]} classes, allowed "
                 f"are 0..{logits.shape[1] - 1}"
             )
-    shifted = logits - logits.detach().amax(1, keepdim=True)
-    return shifted.exp().sum(1).log() - shifted.gather(1, labels[:, None])[:, 0]
+    moved = shifted(logits, -taken_apart(logits).value.detach().amax(1, keepdim=True))
+    return moved.exp().sum(1).log() - moved.gather(1, labels[:, None])[:, 0]
 
 
 def route(probs: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,7 +80,7 @@ def expert_loss(logits: Tensor, labels: Tensor, confidence: Tensor, batch: int) 
         confidence: E_n of those samples, (own,).
         batch: the number of samples of the whole batch, by which the mean divides.
     """
-    return (confidence * cross_entropy(logits, labels)).sum() / batch
+    return linear(lambda losses: (confidence * losses).sum() / batch, cross_entropy(logits, labels))
 
 
 def validation_loss(logits: Tensor, labels: Tensor, confidence: Tensor, batch: int) -> Tensor:

@@ -171,14 +171,11 @@ class _Tall:
         self.rows, self.columns = (-(-(side + max(reach, 4)) // 2) * 2 for side in (height, width))
         self.channels = channels
         self.size = batch * self.rows * self.columns * channels
-        self.guard = 4 * (reach + 1) * (self.columns + 1) * channels
-        self.memory = image.new_empty(2 * self.guard + self.size)
-        self.memory[: self.guard] = 0
-        self.memory[self.guard + self.size :] = 0
-        inner = self.memory[self.guard : self.guard + self.size].view(batch, self.rows, self.columns, channels)
-        inner[:, 2 : 2 + height, 2 : 2 + width] = image.permute(0, 2, 3, 1)
-        for border in (inner[:, :2], inner[:, 2 + height :], inner[:, :, :2], inner[:, :, 2 + width :]):
-            border.zero_()
+        # An image of zeros before and after all others: shifts stay inside the memory.
+        self.guard = self.rows * self.columns * channels
+        right, below = self.columns - 2 - width, self.rows - 2 - height
+        padded = F.pad(image.permute(0, 2, 3, 1), (0, 0, 2, right, 2, below, 1, 1))
+        self.memory = padded.view(-1)
 
     def shifted(self, down: int, right: int, dilation: int) -> Tensor:
         """Return the tall image with pixel (0, 0) at what was (down, right), in pixels of this dilation."""

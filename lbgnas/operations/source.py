@@ -260,10 +260,8 @@ class SourceEdges(nn.Module):
                 return outputs
             counts = [len(term.weight) for term in terms]
             values = blocks[0].shape[2] // batch * way.rows
-            for term, seen_mean, seen_var in zip(
-                terms, torch.split_with_sizes(centre, counts), torch.split_with_sizes(variance, counts), strict=True
-            ):
-                self._move(term.mean, term.var, seen_mean, seen_var, values)
+            seen, spread = (list(torch.split_with_sizes(value, counts)) for value in (centre, variance))
+            self._move([term.mean for term in terms], [term.var for term in terms], seen, spread, values)
             return outputs
         weight, bias = fixed(weight, _join([t.mean for t in terms]), _join([t.var for t in terms]), scale)
         counts = [len(block) for block in blocks]
@@ -279,12 +277,16 @@ class SourceEdges(nn.Module):
             )
         ]
 
-    def _move(self, mean: Tensor, var: Tensor, seen_mean: Tensor, seen_var: Tensor, values: int) -> None:
+    def _move(
+        self, means: list[Tensor], variances: list[Tensor], seen: list[Tensor], spread: list[Tensor], values: int
+    ) -> None:
         if not running_statistics_move() or values < 2:  # one value has no variance
             return
         with torch.no_grad():
-            mean.lerp_(seen_mean.detach().to(mean.dtype), 0.1)
-            var.lerp_(seen_var.detach().to(var.dtype) * (values / (values - 1)), 0.1)
+            unbiased = torch._foreach_mul(spread, values / (values - 1))
+            moved = means + variances
+            new = [value.to(old.dtype).expand_as(old) for value, old in zip([*seen, *unbiased], moved, strict=True)]
+            torch._foreach_lerp_(moved, new, 0.1)
 
     def _summed(self, order: Order, batch: int, terms: list[Term]) -> Tensor | None:
         """Return what all terms give to each edge; those that stand on every edge are summed by one product."""
@@ -323,14 +325,14 @@ class SourceEdges(nn.Module):
             # Momentum 1 makes the fused kernel hand out the batch's own mean and unbiased variance.
             normal = torch.batch_norm(table, None, None, seen_mean, seen_var, True, 1.0, EPS, False)
             seen_var = seen_var * ((values - 1) / values)
-            self._move(mean, var, seen_mean[:, None], seen_var[:, None], values)
+            self._move([mean], [var], [seen_mean[:, None]], [seen_var[:, None]], values)
             return normal.T[None] if pixels_first(block) else normal
         source = order.own(block, batch, rows)
         seen_mean = source.mean(2, keepdim=True)
         centred = block - seen_mean
         spread = order.own(centred, batch, rows)
         seen_var = (spread * spread).mean(2, keepdim=True)
-        self._move(mean, var, seen_mean, seen_var, values)
+        self._move([mean], [var], [seen_mean], [seen_var], values)
         return centred * inverse_root(seen_var, EPS)
 
     def _mix(self, total: Tensor | None, plain: list[tuple[str, Tensor]], mixture: Tensor) -> Tensor:
