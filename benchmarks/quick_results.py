@@ -1,6 +1,9 @@
-"""Search and evaluate with the quick preset for several seeds and groupings; print and save the table of the README.
+"""Search and evaluate with the quick preset for several bases, groupings and seeds; print and save a table.
 
-    python benchmarks/quick_results.py [--seeds 0 1 2] [--groupings none lbg dalbg] [--out runs/quick-results]
+    python benchmarks/quick_results.py [--bases pcdarts] [--groupings none lbg dalbg] [--seeds 0 1 2] \\
+        [--out runs/quick-results]
+
+The README's table is of one base, that of docs/bases.md of all: --bases darts pdarts pcdarts darts-
 
 Resumable: what is finished in --out is read, not run again. Every run has one thread; two run at a time.
 """
@@ -41,7 +44,7 @@ def one(out: Path, base: str, grouping: str, seed: int) -> dict[str, object]:
                 tool(stage, *arguments, "--out", place)
     measured = json.loads(result.read_text())
     fairness = measured["fairness"]["routed"]["metrics"]
-    last = (folder / "search" / "metrics.jsonl").read_text().splitlines()[-1]
+    records = [json.loads(line) for line in (folder / "search" / "metrics.jsonl").read_text().splitlines()]
     return {
         "base": base,
         "grouping": grouping,
@@ -51,7 +54,8 @@ def one(out: Path, base: str, grouping: str, seed: int) -> dict[str, object]:
         **{name: fairness[name] for name in SHOWN},
         "parameters": measured["parameters"],
         "macs": measured["macs_per_sample"]["routed"],
-        "smallest_share": min(json.loads(last)["group_share"]),
+        "smallest_share": min(records[-1]["group_share"]),
+        "search_minutes": sum(record["seconds"] for record in records) / 60,
     }
 
 
@@ -62,13 +66,14 @@ def spread(values: list[float]) -> str:
 
 def table(rows: list[dict]) -> str:
     names = ("accuracy", "mixture", "worst_group_accuracy", "dp", "deo_sum", "smallest_share")
-    header = ["grouping", *(name.replace("_", " ") for name in names), "parameters", "MACs"]
+    header = ["base", "grouping", *(name.replace("_", " ") for name in names), "parameters", "MACs", "search minutes"]
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    for grouping in dict.fromkeys(row["grouping"] for row in rows):
-        own = [row for row in rows if row["grouping"] == grouping]
+    for base, grouping in dict.fromkeys((row["base"], row["grouping"]) for row in rows):
+        own = [row for row in rows if (row["base"], row["grouping"]) == (base, grouping)]
         cells = [spread([row[name] for row in own]) for name in names]
         sizes = [f"{statistics.mean(row[name] for row in own):,.0f}" for name in ("parameters", "macs")]
-        lines.append("| " + " | ".join([grouping, *cells, *sizes]) + " |")
+        minutes = f"{statistics.mean(row['search_minutes'] for row in own):.1f}"
+        lines.append("| " + " | ".join([base, grouping, *cells, *sizes, minutes]) + " |")
     return "\n".join(lines)
 
 
@@ -76,18 +81,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--groupings", nargs="+", default=["none", "lbg", "dalbg"], choices=["none", "lbg", "dalbg"])
-    parser.add_argument("--base", default="pcdarts", choices=["darts", "pcdarts"])
+    parser.add_argument("--bases", nargs="+", default=["pcdarts"], choices=["darts", "pdarts", "pcdarts", "darts-"])
     parser.add_argument("--out", type=Path, default=Path("runs/quick-results"))
     options = parser.parse_args()
-    jobs = [(grouping, seed) for seed in options.seeds for grouping in options.groupings]
+    jobs = [(b, g, seed) for seed in options.seeds for b in options.bases for g in options.groupings]
     with ThreadPoolExecutor(2) as pool:
-        rows = list(pool.map(lambda job: one(options.out, options.base, *job), jobs))
-    rows.sort(key=lambda row: options.groupings.index(row["grouping"]))
+        rows = list(pool.map(lambda job: one(options.out, *job), jobs))
+    rows.sort(key=lambda row: (options.bases.index(row["base"]), options.groupings.index(row["grouping"])))
     text = table(rows)
     (options.out / "table.md").write_text(text + "\n")
     (options.out / "rows.json").write_text(json.dumps(rows, indent=1))
     seeds = ", ".join(map(str, options.seeds))
-    print(f"coloured-digits, base {options.base}, preset quick, seeds {seeds}; mean ± standard deviation\n\n{text}")
+    print(f"coloured-digits, preset quick, seeds {seeds}; mean ± standard deviation\n\n{text}")
 
 
 if __name__ == "__main__":

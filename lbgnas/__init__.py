@@ -18,10 +18,12 @@ from lbgnas.errors import LbgnasError as LbgnasError
 if TYPE_CHECKING:
     from lbgnas.api import evaluate as evaluate
     from lbgnas.api import search as search
+    from lbgnas.classifier import GroupedClassifier as GroupedClassifier
     from lbgnas.genotype import Genotype as Genotype
     from lbgnas.genotype import load as load
     from lbgnas.genotype import published as published
     from lbgnas.networks.stacked import StackedNetwork as StackedNetwork
+    from lbgnas.registry import register_operation as register_operation
     from lbgnas.report.drawing import draw_genotype as draw
 
 # Torch takes seconds to import, so names are looked up when they are asked for.
@@ -31,11 +33,24 @@ _PLACES = {
     "load": ("lbgnas.genotype", "load"),
     "published": ("lbgnas.genotype", "published"),
     "Genotype": ("lbgnas.genotype", "Genotype"),
+    "register_operation": ("lbgnas.registry", "register_operation"),
     "StackedNetwork": ("lbgnas.networks.stacked", "StackedNetwork"),
+    "GroupedClassifier": ("lbgnas.classifier", "GroupedClassifier"),
     "draw": ("lbgnas.report.drawing", "draw_genotype"),
 }
 
-__all__ = ["Genotype", "LbgnasError", "StackedNetwork", "draw", "evaluate", "load", "published", "search"]
+__all__ = [
+    "Genotype",
+    "GroupedClassifier",
+    "LbgnasError",
+    "StackedNetwork",
+    "draw",
+    "evaluate",
+    "load",
+    "published",
+    "register_operation",
+    "search",
+]
 
 
 def __getattr__(name: str) -> Any:

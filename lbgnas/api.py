@@ -15,7 +15,7 @@ from lbgnas.engine.reporting import Reporter
 from lbgnas.engine.run_folder import CONFIG, new_folder, write_environment
 from lbgnas.engine.search import Search, SearchResult
 from lbgnas.files import write_text
-from lbgnas.report.audit import write_audit
+from lbgnas.report.audit import say_audit
 
 
 def search(
@@ -77,6 +77,5 @@ def evaluate(
     write_text(folder / CONFIG, to_yaml(wanted))
     write_environment(folder, str(device), torch.get_num_threads())
     measures = run.run()
-    if measures.fairness:
-        write_audit(folder / "audit", f"test split of {measures.data}", measures.fairness)
+    say_audit(folder, measures.data, measures.fairness, lambda _: None)
     return measures

@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(
-    schema: type[Schema], section: Literal["search", "evaluation"], argv: Sequence[str], about: str
+    schema: type[Schema], section: Literal["search", "evaluation", "groups"], argv: Sequence[str], about: str
 ) -> tuple[Schema, RunFlags]:
     """Return settings (a preset's, overlaid by --config, overlaid by flags) and the flags of the run.
 

@@ -92,6 +92,10 @@ class GateSettings(Settings):
     """Channels of its first convolution."""
     mutual_information: float = Field(1.0, ge=0)
     """Weight of the term that asks for sharp decisions and used groups; 0 is the paper's words."""
+    scouts: int = Field(0, ge=0, le=64)
+    """Short trials with small experts, every other one without that term; the best on validation starts gate and C."""
+    scout_epochs: int = Field(5, ge=1)
+    """Epochs of each scout."""
 
 
 class AssignmentSettings(Settings):
@@ -102,7 +106,7 @@ class AssignmentSettings(Settings):
     scale: float = Field(1e-3, ge=0)
     """Of the random start."""
     frozen: bool = False
-    """Leave C at its random start, to see what learning it adds."""
+    """Leave C at its start, to see what learning it adds."""
 
 
 class ArchitectureSettings(Settings):
@@ -163,7 +167,7 @@ class SearchSettings(DataOptions):
     third_level: Literal["routed", "mixture"] = "routed"
     """routed: Eq. 9; mixture: likelihood of the soft mixture, each validation sample through every expert."""
     literal: bool = False
-    """The paper's words: no information term, plain SGD on C, mmd as printed, no balance, level 3 as in Eq. 9."""
+    """The paper's words: no scouts, no information term, plain SGD on C, mmd as printed, no balance, Eq. 9."""
     data: str = "coloured-digits"
     """NAME or NAME:PATH; docs/data.md lists the names."""
     image_size: int | None = Field(None, ge=8, le=1024)
@@ -196,7 +200,7 @@ class SearchSettings(DataOptions):
             return self
         return self.model_copy(
             update={
-                "gate": self.gate.model_copy(update={"mutual_information": 0.0}),
+                "gate": self.gate.model_copy(update={"mutual_information": 0.0, "scouts": 0}),
                 "assignments": self.assignments.model_copy(update={"optimizer": "sgd"}),
                 "adaptation": "mmd-literal" if self.adaptation == "mmd" else self.adaptation,
                 "expert_balance": "none",
@@ -246,7 +250,9 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
 
 
-def load_preset(name: str, section: Literal["search", "evaluation"], base: str | None = None) -> dict[str, Any]:
+def load_preset(
+    name: str, section: Literal["search", "evaluation", "groups"], base: str | None = None
+) -> dict[str, Any]:
     """Return one section of a preset, with what it says of one base.
 
     Args:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from lbgnas.errors import LbgnasError, unknown
 from lbgnas.registry import CANDIDATES, candidate_names
 
-__all__ = ["CANDIDATES", "SearchSpace", "edge_index", "load_space", "space_from", "space_names"]
+__all__ = ["CANDIDATES", "SearchSpace", "edge_index", "load_space", "space_from", "space_names", "space_text"]
 
 Kind = Literal["normal", "reduce"]
 KINDS: tuple[Kind, Kind] = ("normal", "reduce")
@@ -218,3 +218,8 @@ def space_from(description: Mapping[str, Any], where: str) -> SearchSpace:
         raise LbgnasError(
             f"{where}: {place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
         ) from None
+
+
+def space_text(space: SearchSpace) -> str:
+    """Return a space as the text of a YAML file that `load_space` reads."""
+    return yaml.safe_dump(space.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=120)

@@ -23,7 +23,7 @@ def run(argv: Sequence[str]) -> None:
     from lbgnas.engine.run_folder import CONFIG, existing_folder, new_folder, write_environment
     from lbgnas.files import write_text
     from lbgnas.genotype import load, resolve
-    from lbgnas.report.audit import write_audit
+    from lbgnas.report.audit import say_audit
     from lbgnas.report.progress import Console
 
     if flags.resume is not None:
@@ -41,9 +41,7 @@ def run(argv: Sequence[str]) -> None:
     measures = evaluation.run()
     console.say("")
     console.say(measures.to_markdown())
-    if measures.fairness:
-        paths, amiss = write_audit(folder / "audit", f"test split of {measures.data}", measures.fairness)
-        console.say(f"audit: {', '.join(map(str, paths))}{f' ({amiss})' if amiss else ''}")
+    say_audit(folder, measures.data, measures.fairness, console.say)
     console.say(f"results: {folder}")
 
 

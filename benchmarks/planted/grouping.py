@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.planted import models
-from benchmarks.planted.problems import Problem
+from benchmarks.planted.problems import Part, Problem
 from benchmarks.planted.training import Recipe, shuffled
 from lbgnas.engine.schedules import cosine
-from lbgnas.grouping.adaptation import Adaptation, mmd, mmd_literal
+from lbgnas.grouping.adaptation import Adaptation, mmd
 from lbgnas.grouping.assignments import RowOptimizer, initial_assignments
 from lbgnas.grouping.experts import Experts
 from lbgnas.grouping.learner import Learner, VanishedHypergradient
-from lbgnas.grouping.levels import Levels
+from lbgnas.grouping.levels import Levels, Samples
+from lbgnas.grouping.scouting import Scout, Scouted, best_scout
 from lbgnas.grouping.sgd import Sgd
+
+SCOUT_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,13 @@ class Options:
     adaptation: Adaptation | None = None
     mixture: bool = False
     gate_rate: float = 0.05
+    scouts: int = 16
 
 
 OURS = Options()
 FROZEN = Options(frozen=True)
 DALBG = Options(adaptation=Adaptation(mmd, 0.1))
-LITERAL = Options(mutual_information=0.0, rows=RowOptimizer("sgd"), adaptation=None)
-LITERAL_DALBG = dataclasses.replace(LITERAL, adaptation=Adaptation(mmd_literal, 0.1))
+LITERAL = Options(mutual_information=0.0, rows=RowOptimizer("sgd"), scouts=0)
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,43 @@ class Found:
     validation_loss: float
 
 
+def scout(problem: Problem, options: Options, recipe: Recipe, seed: int) -> Scouted:
+    """Train scouts with experts of the problem's own kind, the odd ones without the information term."""
+
+    def batches(part: Part, number: int, epoch: int) -> Iterator[Samples]:
+        generator = torch.Generator().manual_seed(1_000_003 * seed + 1009 * number + epoch)
+        for _, rows in shuffled(len(part), SCOUT_BATCH, 1, generator):
+            yield part.x[rows], part.y[rows], rows
+
+    def make(number: int) -> Scout:
+        torch.manual_seed(1009 * seed + number)
+        experts = [models.expert(problem) for _ in range(problem.groups)]
+        weight = 0.0 if number % 2 else options.mutual_information
+        return Scout(models.gate(problem, problem.groups), experts, weight)
+
+    settings = Sgd(recipe.rate, recipe.momentum, recipe.decay, recipe.clip)
+    return best_scout(
+        [partial(make, number) for number in range(options.scouts)],
+        partial(batches, problem.train),
+        lambda: batches(problem.validation, 0, 0),
+        len(problem.train),
+        max(1, recipe.epochs // 2),
+        settings,
+    )
+
+
 def learn_groups(problem: Problem, options: Options, recipe: Recipe, seed: int) -> Found:
     """Learn a grouping of the training half, with the validation half for level 3."""
     train, held = problem.train, problem.validation
     experts = Experts([models.expert(problem) for _ in range(problem.groups)])
     logits = initial_assignments(len(train), problem.groups, seed)
-    learner = Learner(experts, models.gate(problem, problem.groups), logits, options.rows)
+    gate, information = models.gate(problem, problem.groups), options.mutual_information
     generator = torch.Generator().manual_seed(seed)
+    if options.scouts:
+        scouted = scout(problem, options, recipe, seed)
+        gate, information = scouted.gate, scouted.mutual_information
+        logits = scouted.assignment_logits
+    learner = Learner(experts, gate, logits, options.rows)
     validation = shuffled(len(held), recipe.batch, 10 * recipe.epochs, generator)
     last: list[Tensor] = []
     for epoch, rows in shuffled(len(train), recipe.batch, recipe.epochs, generator):
@@ -62,7 +96,7 @@ def learn_groups(problem: Problem, options: Options, recipe: Recipe, seed: int) 
         levels = Levels(
             gate=Sgd(options.gate_rate * rate, recipe.momentum, recipe.decay),
             experts=Sgd(recipe.rate * rate, recipe.momentum, recipe.decay, recipe.clip),
-            mutual_information=options.mutual_information,
+            mutual_information=information,
             adaptation=options.adaptation,
             mixture=options.mixture,
             assignments=not options.frozen,

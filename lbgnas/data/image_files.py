@@ -44,6 +44,22 @@ def class_files(root: Path) -> dict[str, list[str]]:
     return found
 
 
+def image_names(root: Path) -> list[str]:
+    """Return the sorted image files in a folder and below it; hidden ones are passed over.
+
+    Raises:
+        LbgnasError: no such folder.
+    """
+    if not os.path.isdir(root):
+        raise LbgnasError(f"{root}: there is no such folder")
+    found = []
+    for folder, inner, files in os.walk(root):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        below = Path(folder).relative_to(root)
+        found += [str(below / name) for name in files if name.lower().endswith(_SUFFIXES) and not name.startswith(".")]
+    return sorted(found)
+
+
 def read_square(root: Path, size: int, name: str) -> torch.Tensor:
     """Return the middle of the image `root/name` as RGB bytes, (3, size, size), its shorter side scaled.
 

@@ -61,9 +61,12 @@ def marked(pixels: torch.Tensor, marks: torch.Tensor, strength: int, side: int) 
 
 def drained(pixels: torch.Tensor, colourful: torch.Tensor) -> torch.Tensor:
     """Return RGB bytes (N, 3, H, W), made grey (luma) where `colourful` is 0."""
-    weights = torch.tensor(_LUMA)[:, None, None]
     result = pixels.clone()
     for rows in torch.split((colourful == 0).nonzero().squeeze(1), 1024):
-        luma = (pixels[rows].float() * weights).sum(1, keepdim=True).round().clamp(0, 255).byte()
-        result[rows] = luma.expand(-1, 3, -1, -1)
+        result[rows] = luma(pixels[rows].float()).round().clamp(0, 255).byte().expand(-1, 3, -1, -1)
     return result
+
+
+def luma(images: torch.Tensor) -> torch.Tensor:
+    """Return the brightness of RGB images (N, 3, H, W), floating point, as (N, 1, H, W)."""
+    return (images * torch.tensor(_LUMA, device=images.device)[:, None, None]).sum(1, keepdim=True)

@@ -23,7 +23,7 @@ def save_checkpoint(path: Path, kind: str, identity: Mapping[str, Any], content:
 
     Args:
         path: where.
-        kind: "search" or "evaluation".
+        kind: "search", "evaluation" or "groups".
         identity: what the run is (base, grouping, sizes, data); compared on loading.
         content: nested mappings and lists of tensors, numbers and text.
     """
@@ -67,3 +67,12 @@ def load_checkpoint(path: Path, kind: str, identity: Mapping[str, Any]) -> dict[
         if theirs.get(name) != value:
             raise LbgnasError(f"{path}: was made with {name} {theirs.get(name)!r}, this run has {value!r}")
     return content
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Return nested mappings and lists with their tensors on a device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: to_device(item, device) for key, item in value.items()}
+    return [to_device(item, device) for item in value] if isinstance(value, list) else value

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save
 from torch import Tensor
 
 from lbgnas.config import DataOptions, EvaluationSettings, validated
 from lbgnas.data.batches import Batch, batches, num_steps
 from lbgnas.data.seeds import derive_seed
 from lbgnas.data.sources import open_pool, open_test
+from lbgnas.engine.grouped_model import GroupedModel, save_model, stacked_record
 from lbgnas.engine.inference import answers, gate_groups
 from lbgnas.engine.interrupts import Interrupts
 from lbgnas.engine.measures import Measures, measure, predictions_csv
@@ -26,7 +26,7 @@ from lbgnas.engine.run import Run
 from lbgnas.engine.run_folder import CHECKPOINT, Metrics
 from lbgnas.engine.schedules import cosine, ramp
 from lbgnas.errors import LbgnasError
-from lbgnas.files import write_bytes, write_text
+from lbgnas.files import write_text
 from lbgnas.genotype import CellGenotype, load, resolve
 from lbgnas.grouping.balance import class_weights
 from lbgnas.grouping.learner import NonFinite
@@ -301,9 +301,13 @@ class Evaluation(Run):
         self.stop(f"in epoch {self.epoch + 1} of expert {self.expert}", signal_number)
 
     def _finish(self) -> Measures:
-        for index, network in enumerate(self.networks):
-            content = save({n: v.detach().cpu().contiguous() for n, v in network.state_dict().items()})
-            write_bytes(self.folder / f"expert{index}.safetensors", content)
+        info, points = self.data.info, self.space.reduction_points
+        records = [
+            stacked_record(cell, *size, info, self.stem, points)
+            for cell, size in zip(self.genotype.experts, self.sizes, strict=True)
+        ]
+        model = GroupedModel(self.gate, self.networks, info, self.trained, self.multiple)
+        save_model(self.folder, model, records, None if self.gate is None else self.gate.record)
         test = open_test(self.spec, image_size=self.image_size, limit=self.limit, options=self.options)
         found = answers(
             self.gate,

@@ -106,6 +106,23 @@ def answers(
     return Answers(probs, routed, every if all_experts else None, labels)
 
 
+def expert_agreement(
+    gate: nn.Module | None,
+    experts: Sequence[nn.Module],
+    data: ImageData,
+    ids: Tensor,
+    device: torch.device,
+    multiple: int = 4,
+) -> float | None:
+    """Return the share of samples for which all experts give the same answer, None for one expert alone."""
+    if len(experts) == 1:
+        return None
+    found = answers(gate, experts, data, ids, device, all_experts=True, multiple=multiple)
+    assert found.experts is not None
+    labels = found.experts.argmax(2)
+    return float((labels == labels[:, :1]).all(1).float().mean())
+
+
 def accuracy(scores: Tensor, labels: Tensor) -> float:
     """Return the share of rows whose largest score is the label's, NaN without rows."""
     return float((scores.argmax(1) == labels).float().mean()) if len(labels) else float("nan")

@@ -26,7 +26,7 @@ class Run(ABC):
         report: receives the progress; silent by default.
     """
 
-    kind: ClassVar[Literal["search", "evaluation"]]
+    kind: ClassVar[Literal["search", "evaluation", "groups"]]
 
     def __init__(self, folder: Path, device: torch.device | None, report: Reporter | None) -> None:
         self.folder = folder

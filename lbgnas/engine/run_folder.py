@@ -14,10 +14,11 @@ from typing import Any
 from lbgnas.errors import LbgnasError
 from lbgnas.files import write_text
 
-CONFIG, CHECKPOINT, METRICS, SPLIT, GENOTYPE = (
+CONFIG, CHECKPOINT, METRICS, SPACE, SPLIT, GENOTYPE = (
     "config.yaml",
     "checkpoint.pt",
     "metrics.jsonl",
+    "space.yaml",
     "split.json",
     "genotype.json",
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from lbgnas.bases.base import Base, find_base
 from lbgnas.bases.pdarts import prune
@@ -18,21 +18,24 @@ from lbgnas.data.image_data import ImageData
 from lbgnas.data.seeds import derive_seed
 from lbgnas.data.sources import open_pool
 from lbgnas.data.split import Split, load_split, make_split, save_split
+from lbgnas.engine.checkpoint import to_device
 from lbgnas.engine.collapse import collapse_notes
-from lbgnas.engine.inference import accuracy, answers, gate_groups
+from lbgnas.engine.inference import accuracy, answers, expert_agreement, gate_groups
 from lbgnas.engine.interrupts import Interrupts
 from lbgnas.engine.plan import Plan, build_experts, build_learner, space_of, told_size
 from lbgnas.engine.record import add_losses, cell_record, epoch_line, epoch_means, group_record
 from lbgnas.engine.reporting import Reporter
 from lbgnas.engine.result import write_genotype
 from lbgnas.engine.run import Run
-from lbgnas.engine.run_folder import CHECKPOINT, SPLIT, Metrics
+from lbgnas.engine.run_folder import CHECKPOINT, SPACE, SPLIT, Metrics
+from lbgnas.engine.scouts import run_scouts
 from lbgnas.errors import LbgnasError
+from lbgnas.files import write_text
 from lbgnas.genotype import CellGenotype
 from lbgnas.grouping.learner import NonFinite
 from lbgnas.grouping.unrolled import Levels
 from lbgnas.networks.counting import count_parameters
-from lbgnas.space import SearchSpace
+from lbgnas.space import SearchSpace, load_space, space_text
 
 AGREEMENT_SAMPLES = 500
 
@@ -79,7 +82,12 @@ class Search(Run):
                 "order: reference is the bases' own step, for grouping none only; leave it out or use shared"
             )
         self.base: Base = find_base(settings.base)
-        self.space: SearchSpace = space_of(settings, self.base)
+        space_path = folder / SPACE
+        # The run keeps its own copy: a file of the user's may change or go before a resume.
+        kept = resume and space_path.exists()
+        self.space: SearchSpace = load_space(str(space_path)) if kept else space_of(settings, self.base)
+        if not kept:
+            write_text(space_path, space_text(self.space))
         self.plan = Plan(settings, self.base, self.space)
         self.data: ImageData = open_pool(
             settings.data, image_size=settings.image_size, limit=settings.limit, options=settings.options
@@ -93,6 +101,7 @@ class Search(Run):
         self.spaces = [self.space] * settings.experts
         self.learner = build_learner(self.plan, self.spaces, len(self.data), self.data.info, self.device)
         self.sums: dict[str, float] = {}
+        self.information: float | None = None if self._wants_scouts() else self.plan.settings.gate.mutual_information
         self.start(resume)
         self.last_record: dict[str, Any] = {}
 
@@ -125,7 +134,7 @@ class Search(Run):
             "base": settings.base,
             "grouping": settings.grouping,
             "num_experts": settings.experts,
-            "space": self.space.model_dump_json(),
+            "space": space_text(self.space),
             "data": self.split.fingerprint,
             "settings": settings.model_dump_json(),
         }
@@ -144,12 +153,18 @@ class Search(Run):
     def content(self) -> dict[str, Any]:
         """Return everything the search depends on from here."""
         operations = [{kind: list(map(list, edges)) for kind, edges in own.operations.items()} for own in self.spaces]
-        return {"operations": operations, "sums": self.sums, "learner": self.learner.state_dict()}
+        return {
+            "operations": operations,
+            "sums": self.sums,
+            "information": self.information,
+            "learner": self.learner.state_dict(),
+        }
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Take over a checkpoint's content; the supernets are built with the operations that it names."""
-        state = _to_device(content["learner"], self.device)
+        state = to_device(content["learner"], self.device)
         self.sums = {str(name): float(value) for name, value in content["sums"].items()}
+        self.information = None if content["information"] is None else float(content["information"])
         if len(content["operations"]) != len(self.spaces):
             raise LbgnasError(f"holds {len(content['operations'])} experts instead of {len(self.spaces)}")
         self.spaces = [self.space.with_operations(own) for own in content["operations"]]
@@ -187,14 +202,39 @@ class Search(Run):
         """
         done = self.epoch * self.steps + self.step_in_epoch
         with self.under_way("search", self.plan.epochs * self.steps, done, self.epoch) as (interrupts, metrics):
+            if self.information is None:
+                self._scout(interrupts)
             while self.epoch < self.plan.epochs:
                 self._run_epoch(interrupts, metrics)
         path, cells = self.write_result()
         return SearchResult(path, cells, self.validation_accuracy())
 
+    def _wants_scouts(self) -> bool:
+        return self.plan.settings.gate.scouts > 0 and self.plan.settings.experts > 1
+
+    def _scout(self, interrupts: Interrupts) -> None:
+        """Let scouts find a start for gate and C, and how much the information term weighs."""
+
+        def on_batch() -> None:
+            if interrupts.received is not None:
+                self._stop(interrupts.received)
+
+        found = run_scouts(self.plan, self.data, self.split, self.device, on_batch)
+        learner = self.learner
+        assert learner.gate is not None
+        assert learner.assignment_logits is not None
+        learner.gate.load_state_dict(found.gate.state_dict())
+        learner.assignment_logits = learner.assignment_logits + found.assignment_logits.to(self.device)
+        self.information = found.mutual_information
+        self.save()
+        told = " ".join(f"{loss:.3f}" for loss in found.losses)
+        self.report.say(f"scouts: validation loss {told}; information term {found.mutual_information:g} from here")
+
     def _run_epoch(self, interrupts: Interrupts, metrics: Metrics) -> None:
         started = time.monotonic()
         levels = self.plan.levels(self.epoch)
+        if self.information is not None:
+            levels = dataclasses.replace(levels, mutual_information=self.information)
         experts = self.learner.experts
         self.plan.prepare(experts, self.epoch)
         reference = self.settings.grouping == "none" and self.settings.order != "shared"
@@ -250,40 +290,20 @@ class Search(Run):
         pairs = zip(self.spaces, self._alphas(), strict=True)
         return tuple(self.base.derive(space, own, self.plan.max_skips) for space, own in pairs)
 
-    def _agreement(self) -> float | None:
-        """Return the share of validation samples, of the first ones, on which all experts answer the same."""
-        if self.settings.experts == 1:
-            return None
-        found = answers(
-            self.learner.gate,
-            self.learner.experts.modules,
-            self.data,
-            self.split.validation[:AGREEMENT_SAMPLES],
-            self.device,
-            all_experts=True,
-            multiple=self.plan.size_multiple,
-        )
-        assert found.experts is not None
-        labels = found.experts.argmax(2)
-        return float((labels == labels[:, :1]).all(1).float().mean())
-
     def validation_accuracy(self) -> float:
         """Return the top-1 routed accuracy on the validation half, running statistics, unaugmented."""
-        found = answers(
-            self.learner.gate,
-            self.learner.experts.modules,
-            self.data,
-            self.split.validation,
-            self.device,
-            multiple=self.plan.size_multiple,
-        )
+        learner, ids, multiple = self.learner, self.split.validation, self.plan.size_multiple
+        found = answers(learner.gate, learner.experts.modules, self.data, ids, self.device, multiple=multiple)
         return accuracy(found.routed, found.labels)
 
     def _record(self, levels: Levels, seconds: float) -> dict[str, Any]:
-        ids, logits = self.split.train, self.learner.assignment_logits
-        probs = gate_groups(self.learner.gate, self.data, ids, self.device, self.plan.size_multiple)
+        learner, ids, multiple = self.learner, self.split.train, self.plan.size_multiple
+        logits = learner.assignment_logits
+        probs = gate_groups(learner.gate, self.data, ids, self.device, multiple)
         shares = group_record(probs, None if logits is None else logits[ids.to(logits.device)])
-        agreement = self._agreement()
+        some = self.split.validation[:AGREEMENT_SAMPLES]
+        agreement = expert_agreement(learner.gate, learner.experts.modules, self.data, some, self.device, multiple)
+        last = self.epoch + 1 == self.plan.epochs  # untrained experts agree as well
         return {
             "epoch": self.epoch,
             "stage": self.plan.place(self.epoch)[0],
@@ -294,7 +314,7 @@ class Search(Run):
             "architecture_learned": levels.architecture,
             **cell_record(self.architectures()),
             "expert_agreement": agreement,
-            "notes": collapse_notes(shares["group_share"], agreement),
+            "notes": collapse_notes(shares["group_share"], agreement if last else None),
             "seconds": seconds,
         }
 
@@ -310,11 +330,3 @@ class Search(Run):
         }
         path = write_genotype(self.folder, self.settings, self.space.name, cells, self.learner.gate, provenance)
         return path, cells
-
-
-def _to_device(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: _to_device(item, device) for key, item in value.items()}
-    return [_to_device(item, device) for item in value] if isinstance(value, list) else value

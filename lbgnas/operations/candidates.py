@@ -80,8 +80,9 @@ class Noise(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return noise shaped like the (strided) input."""
-        return torch.randn_like(x[:, :, :: self.stride, :: self.stride])
+        """Return noise shaped like the (strided) input, the same in every memory format."""
+        size = [-(-side // self.stride) for side in x.shape[2:]]
+        return torch.randn(*x.shape[:2], *size, dtype=x.dtype, device=x.device)
 
 
 _BUILDERS: dict[str, Builder] = {

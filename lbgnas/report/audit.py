@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,13 @@ def write_audit(
         return paths[:2], NO_PLOT
     write_text(paths[2], drawn)
     return paths, ""
+
+
+def say_audit(folder: Path, data: str, reports: Mapping[str, FairnessReport], say: Callable[[str], None]) -> None:
+    """Write the audit that a run ends with into its folder, if its data has a sensitive attribute, and say where."""
+    if reports:
+        paths, amiss = write_audit(folder / "audit", f"test split of {data}", reports)
+        say(f"audit: {', '.join(map(str, paths))}{f' ({amiss})' if amiss else ''}")
 
 
 def markdown(title: str, reports: Mapping[str, FairnessReport], divergence: Divergence | None = None) -> str:

@@ -95,6 +95,28 @@ def test_an_evaluation_ends_with_the_audit_that_the_tool_makes_of_its_prediction
     assert "## mixture" in (folder / "evaluate" / "audit.md").read_text()
 
 
+def test_an_evaluation_can_be_used_on_images_and_exported(whole, tmp_path):
+    from tests import layouts
+
+    folder, _, _ = whole
+    for n in range(3):
+        layouts.image(tmp_path / "images" / f"{n}.png", n)
+    done = run("predict", "--run", folder / "evaluate", "--images", tmp_path / "images", "--out", tmp_path / "p.csv")
+    assert done.returncode == 0, done.stderr
+    assert "3 images" in done.stdout
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == ["0.png", "1.png", "2.png"]
+    assert all(0 < float(row["confidence"]) <= 1 and row["expert"] in "01" for row in rows)
+    done = run("export", "--run", folder / "evaluate", "--out", tmp_path, "--formats", "pt2")
+    assert done.returncode == 0, done.stderr
+    assert "model.pt2: largest difference from the model 0.0e+00" in done.stdout
+    for tool, message in (("predict", "--images: needed"), ("export", "holds no trained model")):
+        done = run(tool, "--run", folder / "search")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert message in done.stderr
+
+
 def test_seeds_repeat(whole, tmp_path):
     folder, _, _ = whole
     again = run("search", "--base", "pcdarts", "--grouping", "dalbg", *SEARCH, "--out", tmp_path / "again")
@@ -256,7 +278,7 @@ def test_a_checkpoint_runs_nothing_when_loaded(tmp_path):
 
 
 def test_help_is_fast_and_imports_no_torch():
-    for tool in ("search", "evaluate", "visualize", "audit"):
+    for tool in ("search", "evaluate", "visualize", "audit", "train_groups", "predict", "export"):
         code = (
             "import sys, runpy\n"
             f"sys.argv = ['{tool}.py', '--help']\n"
@@ -270,4 +292,4 @@ def test_help_is_fast_and_imports_no_torch():
 
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr
-        assert any(flag in done.stdout for flag in ("--genotype", "--base", "--prediction"))
+        assert any(flag in done.stdout for flag in ("--genotype", "--base", "--prediction", "--method", "--run"))

@@ -45,7 +45,7 @@ def _own_operations_forgotten():
     registry.OWN.clear()
 
 
-@pytest.mark.parametrize("page", ["docs/extending.md", "docs/bases.md"])
+@pytest.mark.parametrize("page", ["docs/extending.md", "docs/bases.md", "docs/fairness.md", "docs/use.md"])
 @pytest.mark.usefixtures("_own_operations_forgotten")
 def test_docs_examples_run(page):
     found = blocks(page)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from lbgnas.bases.base import find_base
+from lbgnas.bases.pdarts import prune
 from lbgnas.errors import LbgnasError
-from lbgnas.space import SearchSpace, load_space, space_names
+from lbgnas.space import SearchSpace, load_space, space_names, space_text
 
 GOOD = "name: mine\nnodes: 2\nconcat: [2, 3]\noperations: [skip_connect, sep_conv_3x3]\n"
 
@@ -54,5 +57,35 @@ def test_a_space_survives_its_dump(tmp_path):
     path.write_text(GOOD + "reductions: [1/2]\nstem: imagenet\n")
     space = load_space(str(path))
     assert SearchSpace(**space.model_dump(mode="json")) == space
+    path.write_text(space_text(space))
+    assert load_space(str(path)) == space
     assert space.with_auxiliary_skip(True).auxiliary_skip == "skip"
     assert space.with_auxiliary_skip(True).with_auxiliary_skip(False) == space
+
+
+def test_edges_of_unequal_length_are_pruned_and_read_off():
+    operations = [
+        ["none", "max_pool_3x3", "skip_connect", "sep_conv_3x3"],
+        ["skip_connect"],
+        ["sep_conv_3x3", "dil_conv_3x3"],
+        ["skip_connect", "none"],
+        ["avg_pool_3x3", "sep_conv_5x5", "none"],
+    ]
+    space = SearchSpace(name="mine", nodes=2, concat=(2, 3), operations=operations)
+    assert space.architecture_shapes == {"alphas_normal": (5, 4), "alphas_reduce": (5, 4)}
+    alphas = np.tile(np.array([4.0, 3.0, 2.0, 9.0]), (5, 1))
+    values = {"alphas_normal": alphas, "alphas_reduce": -alphas}
+    left = prune(space, values, {"normal": 2, "reduce": 3})
+    assert left.operations["normal"] == (
+        ("none", "sep_conv_3x3"), ("skip_connect",), ("sep_conv_3x3", "dil_conv_3x3"), ("skip_connect", "none"),
+        ("avg_pool_3x3", "sep_conv_5x5"),
+    )  # fmt: skip
+    assert left.operations["reduce"][0] == ("none", "max_pool_3x3", "skip_connect")
+    assert left.widths("reduce") == (3, 1, 2, 2, 3)
+    for derive in (find_base("darts").derive, find_base("pdarts").derive):
+        cell = derive(space, values)
+        assert set(cell.normal[:2]) == {("sep_conv_3x3", 0), ("skip_connect", 1)}
+        assert set(cell.normal[2:]) == {("sep_conv_3x3", 0), ("skip_connect", 1)}
+        limited = derive(space, values, max_skips=0)
+        assert set(limited.normal[:2]) == {("sep_conv_3x3", 0), ("skip_connect", 1)}, "that edge has nothing else"
+        assert ("avg_pool_3x3", 2) in limited.normal[2:]
