@@ -92,7 +92,7 @@ def test_flip_and_crop_follow_the_data() -> None:
 def test_no_batch_carries_the_attribute() -> None:
     assert Batch._fields == ("images", "labels", "ids")
     with_attribute = tiny()
-    without = TensorImages(with_attribute._pixels, with_attribute.labels, INFO)
+    without = TensorImages(with_attribute.pixels, with_attribute.labels, INFO)
     assert same(epoch(with_attribute), epoch(without))
 
 
@@ -140,7 +140,7 @@ class Watched(TensorImages):
 
 
 def watched() -> Watched:
-    return Watched(tiny()._pixels, tiny().labels, INFO)
+    return Watched(tiny().pixels, tiny().labels, INFO)
 
 
 def loaders() -> list[str]:

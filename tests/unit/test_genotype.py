@@ -94,7 +94,9 @@ def test_round_trip(genotype):
 
 
 def test_published_names_and_contents():
-    assert set(published_names()) == set(PUBLISHED)
+    others = {name for name in published_names() if published(name).base == "darts-"}
+    assert len(others) == 33
+    assert set(published_names()) - others == set(PUBLISHED)
     for name, short in PUBLISHED.items():
         genotype = published(name)
         assert genotype.name == name
