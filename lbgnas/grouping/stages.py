@@ -113,7 +113,7 @@ def second_level(
         return expert_loss(logits, labels[own], confidence, batch), confidence.new_zeros(())
     rest = torch.ones(batch, dtype=torch.bool, device=x.device)
     rest[own] = False
-    rows = torch.cat([own, rest.nonzero()[:, 0]])
+    rows = rest.to(torch.uint8).argsort(stable=True)  # its own first, without a look at how many the others are
     policy = BatchStatistics(update=statistics.update, composed=statistics.composed, rows=len(own))
     logits, features = experts.call(index, weights, architecture, x[rows], policy, want_features=True)
     distance = adaptation.weight * adaptation.distance(features, probs[rows, index], labels[rows])

@@ -17,6 +17,8 @@ from lbgnas.tangents import linear
 class SearchCell(nn.Module):
     """A cell of the supernet, with partial channels and edge normalisation where the space asks for them."""
 
+    edges_by_source: Tensor
+
     def __init__(self, space: SearchSpace, place: CellPlace) -> None:
         super().__init__()
         kind: Kind = "reduce" if place.reduction else "normal"
@@ -42,6 +44,9 @@ class SearchCell(nn.Module):
             operations = tuple((*names, *["none"] * (columns - len(names)), *beside) for names in listed)
             self.sources.append(SourceEdges(self.width, self._stride(source), operations))
 
+        order = torch.tensor([row for rows in self.rows for row in rows])
+        self.register_buffer("edges_by_source", order, persistent=False)
+
     def _stride(self, source: int) -> int:
         return 2 if self.reduction and source < 2 else 1
 
@@ -62,10 +67,12 @@ class SearchCell(nn.Module):
         order = order_for(states[0], height, width)
         mixed: list[Tensor | None] = [None] * self.nodes
         passed: list[Tensor | None] = [None] * self.nodes
+        counts = [len(rows) for rows in self.rows]
+        mixtures = torch.split_with_sizes(mixture.index_select(0, self.edges_by_source), counts)
         for source, edges in enumerate(self.sources):
             state, rows = states[source], self.rows[source]
             fed = range(self.nodes - len(rows), self.nodes)
-            outputs = edges(state[:, : self.width], mixture[rows], skip_dropout).unbind(1)
+            outputs = edges(state[:, : self.width], mixtures[source], skip_dropout).unbind(1)
             for node, output in zip(fed, outputs, strict=True):
                 mixed[node] = _added(mixed[node], output)
             if self.partial > 1:

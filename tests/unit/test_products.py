@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from benchmarks import subjects
+from benchmarks.counts import count_operations
 from benchmarks.reference.network import ReferenceNetwork
 from lbgnas.batch_statistics import BatchStatistics
 from lbgnas.grouping.hypergradient import Exact
@@ -134,6 +135,27 @@ def test_exact_hypergradient_equals_double_backward_through_plain_modules(space,
     slope = sum((g * u).sum() for g, u in zip(gradient, along.values(), strict=True))
     for value, expected in zip(found, torch.autograd.grad(slope, reference.architecture()), strict=True):
         assert (value - expected).abs().max() <= 1e-11 * expected.abs().max()
+
+
+@pytest.mark.parametrize("space", ["darts", "pcdarts"])
+def test_no_pass_of_an_expert_waits_for_a_device(space):
+    net = subjects.supernet(space, 3, 8)
+    images = torch.randn(2, 3, 8, 8)
+    weights = {name: value.detach() for name, value in net.weight_parameters().items()}
+    alphas = {name: value.detach().requires_grad_() for name, value in net.architecture_parameters().items()}
+
+    def loss(weights, composed):
+        with BatchStatistics(update=False, composed=composed):
+            return functional_call(net, {**weights, **alphas}, (images,)).square().sum()
+
+    def run():
+        net(images).square().sum().backward()
+        Exact().mixed(loss, weights, weights, list(alphas.values()))
+
+    waiting = ("_local_scalar_dense", "nonzero", "item", "masked_select", "unique")
+    calls = count_operations(run)
+    assert sum(calls.values()) > 1000
+    assert not [name for name in calls if any(word in name for word in waiting)]
 
 
 def test_small_images_take_samples_last_and_large_ones_pixels():
