@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 
-from lbgnas.config import EvaluationSettings, SearchSettings, load_preset, merged, to_yaml, validated
+from lbgnas.config import EvaluationSettings, SearchSettings, load_preset, merged, validated
 from lbgnas.engine.evaluate import Evaluation
 from lbgnas.engine.machine import prepare_cpu
 from lbgnas.engine.measures import Measures
 from lbgnas.engine.reporting import Reporter
-from lbgnas.engine.run_folder import CONFIG, new_folder, write_environment
+from lbgnas.engine.run_folder import new_folder, write_begin
 from lbgnas.engine.search import Search, SearchResult
-from lbgnas.files import write_text
 from lbgnas.report.audit import say_audit
 
 
@@ -42,8 +41,7 @@ def search(
     wanted = validated(SearchSettings, merged(load_preset(preset, "search", settings.get("base")), settings), "search")
     folder = new_folder(Path(out), "")
     run = Search(wanted, folder, torch.device(device), report=report)
-    write_text(folder / CONFIG, to_yaml(wanted))
-    write_environment(folder, str(device), torch.get_num_threads())
+    write_begin(folder, wanted, str(device), torch.get_num_threads())
     return run.run()
 
 
@@ -74,8 +72,7 @@ def evaluate(
     wanted = validated(EvaluationSettings, values, "evaluate")
     folder = new_folder(Path(out), "")
     run = Evaluation(wanted, folder, torch.device(device), report=report)
-    write_text(folder / CONFIG, to_yaml(wanted))
-    write_environment(folder, str(device), torch.get_num_threads())
+    write_begin(folder, wanted, str(device), torch.get_num_threads())
     measures = run.run()
     say_audit(folder, measures.data, measures.fairness, lambda _: None)
     return measures

@@ -143,7 +143,23 @@ class DataOptions(Settings):
         return DataOptions(**{name: getattr(self, name) for name in DataOptions.model_fields})
 
 
-class SearchSettings(DataOptions):
+class LevelSettings(DataOptions):
+    """How the three levels are taken; of every run that learns groups."""
+
+    hypergradient: Literal["exact", "fd", "first-order"] = "exact"
+    """How second-order terms are taken; fd: finite differences as in the bases' own code."""
+    adaptation: Literal["mmd", "mmd-literal", "coral", "kl", "cdd"] = "mmd"
+    """The distance that dalbg adds to level 2."""
+    adaptation_weight: float = Field(0.1, ge=0)
+    """lambda."""
+    expert_balance: Literal["none", "class"] = "none"
+    """class: in level 2, and in the training of the experts after it, classes weigh the same inside each group."""
+    third_level: Literal["routed", "mixture"] = "routed"
+    """routed: Eq. 9; mixture: likelihood of the soft mixture, each validation sample through every expert."""
+    assignments: AssignmentSettings = AssignmentSettings()
+
+
+class SearchSettings(LevelSettings):
     """Everything a search depends on."""
 
     base: Literal["darts", "pdarts", "pcdarts", "darts-"] = "darts"
@@ -154,18 +170,8 @@ class SearchSettings(DataOptions):
     """none: the base alone; lbg: Learning by Grouping; dalbg: with domain adaptation."""
     num_experts: int = Field(2, ge=1, le=8)
     """K; with grouping none always 1."""
-    hypergradient: Literal["exact", "fd", "first-order"] = "exact"
-    """How second-order terms are taken; fd: finite differences as in the bases' own code."""
     order: Literal["reference", "shared"] | None = None
     """Of a step: reference (the bases' own, grouping none only) or shared (one virtual step, no second pass)."""
-    adaptation: Literal["mmd", "mmd-literal", "coral", "kl", "cdd"] = "mmd"
-    """The distance that dalbg adds to level 2."""
-    adaptation_weight: float = Field(0.1, ge=0)
-    """lambda."""
-    expert_balance: Literal["none", "class"] = "none"
-    """class: in level 2, and in the evaluation, every class weighs the same inside each expert's group."""
-    third_level: Literal["routed", "mixture"] = "routed"
-    """routed: Eq. 9; mixture: likelihood of the soft mixture, each validation sample through every expert."""
     literal: bool = False
     """The paper's words: no scouts, no information term, plain SGD on C, mmd as printed, no balance, Eq. 9."""
     data: str = "coloured-digits"
@@ -185,7 +191,6 @@ class SearchSettings(DataOptions):
     auxiliary_skip: AuxiliarySkipSettings = AuxiliarySkipSettings()
     weights: WeightSettings = WeightSettings()
     gate: GateSettings = GateSettings()
-    assignments: AssignmentSettings = AssignmentSettings()
     architecture: ArchitectureSettings = ArchitectureSettings()
 
     @property

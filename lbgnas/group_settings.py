@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lbgnas.config import AssignmentSettings, DataOptions, GateSettings, Settings, WeightSettings
+from lbgnas.config import GateSettings, LevelSettings, Settings, WeightSettings
 
 Method = Literal["erm", "ensemble", "moe", "deepmoe", "mge-cnn", "lbg", "dalbg", "random-split", "kmeans-split"]
 
@@ -26,7 +26,7 @@ class FinetuneSettings(Settings):
     """Side of the square cut out of training images, in pixels."""
 
 
-class GroupSettings(DataOptions):
+class GroupSettings(LevelSettings):
     """Everything grouping with fixed networks depends on."""
 
     method: Method = "lbg"
@@ -41,16 +41,6 @@ class GroupSettings(DataOptions):
     """A file of weights to start from, or cache for the one torchvision or timm downloaded before."""
     gate: str = "conv"
     """conv, resnet8, linear or timm:NAME."""
-    hypergradient: Literal["exact", "fd", "first-order"] = "exact"
-    """How second-order terms are taken."""
-    adaptation: Literal["mmd", "mmd-literal", "coral", "kl", "cdd"] = "mmd"
-    """The distance that dalbg adds to level 2."""
-    adaptation_weight: float = Field(0.1, ge=0)
-    """lambda."""
-    expert_balance: Literal["none", "class"] = "none"
-    """class: every class weighs the same inside each expert's group."""
-    third_level: Literal["routed", "mixture"] = "routed"
-    """routed: Eq. 9; mixture: likelihood of the soft mixture, each validation sample through every expert."""
     data: str = "coloured-digits"
     """NAME or NAME:PATH; docs/data.md lists the names."""
     image_size: int | None = Field(None, ge=8, le=1024)
@@ -65,7 +55,6 @@ class GroupSettings(DataOptions):
     seed: int = Field(0, ge=0)
     weights: WeightSettings = WeightSettings(rate=0.1, rate_min=0.0)
     routing: GateSettings = GateSettings()
-    assignments: AssignmentSettings = AssignmentSettings()
     finetune: FinetuneSettings = FinetuneSettings()
 
     @property

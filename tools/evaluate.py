@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from lbgnas.cli import guarded, parse, start_torch
-from lbgnas.config import EvaluationSettings, read_yaml, to_yaml, validated
+from lbgnas.config import EvaluationSettings
 from lbgnas.errors import LbgnasError
 
 
@@ -20,23 +20,19 @@ def run(argv: Sequence[str]) -> None:
 
     from lbgnas.data.statistics import described
     from lbgnas.engine.evaluate import Evaluation
-    from lbgnas.engine.run_folder import CONFIG, existing_folder, new_folder, write_environment
-    from lbgnas.files import write_text
+    from lbgnas.engine.run_folder import opened, write_begin
     from lbgnas.genotype import load, resolve
     from lbgnas.report.audit import say_audit
     from lbgnas.report.progress import Console
 
-    if flags.resume is not None:
-        folder = existing_folder(flags.resume)
-        settings = validated(EvaluationSettings, read_yaml(folder / CONFIG), str(folder / CONFIG))
-    else:
+    def name() -> str:
         genotype = load(resolve(settings.genotype))
-        folder = new_folder(flags.out, f"evaluate-{genotype.name}")
+        return f"evaluate-{genotype.name}"
+
+    folder, settings = opened(EvaluationSettings, settings, flags.resume, flags.out, name)
     console = Console()
     evaluation = Evaluation(settings, folder, device, resume=flags.resume is not None, report=console)
-    if flags.resume is None:
-        write_text(folder / CONFIG, to_yaml(settings))
-    write_environment(folder, str(device), torch.get_num_threads())
+    write_begin(folder, settings, str(device), torch.get_num_threads())
     console.say(described(evaluation.data))
     measures = evaluation.run()
     console.say("")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from lbgnas.cli import guarded, parse, start_torch
-from lbgnas.config import SearchSettings, read_yaml, to_yaml, validated
+from lbgnas.config import SearchSettings
 
 
 def run(argv: Sequence[str]) -> None:
@@ -16,22 +16,18 @@ def run(argv: Sequence[str]) -> None:
     import torch
 
     from lbgnas.data.statistics import described
-    from lbgnas.engine.run_folder import CONFIG, existing_folder, new_folder, write_environment
+    from lbgnas.engine.run_folder import opened, write_begin
     from lbgnas.engine.search import Search
-    from lbgnas.files import write_text
     from lbgnas.report.progress import Console
 
-    if flags.resume is not None:
-        folder = existing_folder(flags.resume)
-        settings = validated(SearchSettings, read_yaml(folder / CONFIG), str(folder / CONFIG))
-    else:
+    def name() -> str:
         name = settings.data.partition(":")[0]
-        folder = new_folder(flags.out, f"search-{name}-{settings.base}-{settings.grouping}-seed{settings.seed}")
+        return f"search-{name}-{settings.base}-{settings.grouping}-seed{settings.seed}"
+
+    folder, settings = opened(SearchSettings, settings, flags.resume, flags.out, name)
     console = Console()
     search = Search(settings, folder, device, resume=flags.resume is not None, report=console)
-    if flags.resume is None:
-        write_text(folder / CONFIG, to_yaml(settings))
-    write_environment(folder, str(device), torch.get_num_threads())
+    write_begin(folder, settings, str(device), torch.get_num_threads())
     console.say(described(search.data))
     console.say(search.summary())
     result = search.run()

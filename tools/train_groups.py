@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 
 from lbgnas.cli import guarded, parse, start_torch
-from lbgnas.config import read_yaml, to_yaml, validated
 from lbgnas.group_settings import GroupSettings
 
 
@@ -18,22 +17,18 @@ def run(argv: Sequence[str]) -> None:
 
     from lbgnas.data.statistics import described
     from lbgnas.engine.groups import GroupTraining
-    from lbgnas.engine.run_folder import CONFIG, existing_folder, new_folder, write_environment
-    from lbgnas.files import write_text
+    from lbgnas.engine.run_folder import opened, write_begin
     from lbgnas.report.audit import say_audit
     from lbgnas.report.progress import Console
 
-    if flags.resume is not None:
-        folder = existing_folder(flags.resume)
-        settings = validated(GroupSettings, read_yaml(folder / CONFIG), str(folder / CONFIG))
-    else:
+    def name() -> str:
         data, network = settings.data.partition(":")[0], settings.experts.replace(":", "-")
-        folder = new_folder(flags.out, f"groups-{data}-{settings.method}-{network}-seed{settings.seed}")
+        return f"groups-{data}-{settings.method}-{network}-seed{settings.seed}"
+
+    folder, settings = opened(GroupSettings, settings, flags.resume, flags.out, name)
     console = Console()
     training = GroupTraining(settings, folder, device, resume=flags.resume is not None, report=console)
-    if flags.resume is None:
-        write_text(folder / CONFIG, to_yaml(settings))
-    write_environment(folder, str(device), torch.get_num_threads())
+    write_begin(folder, settings, str(device), torch.get_num_threads())
     console.say(described(training.data))
     console.say(training.summary())
     measures = training.run()

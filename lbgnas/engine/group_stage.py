@@ -16,17 +16,14 @@ from lbgnas.data.split import Split
 from lbgnas.engine.checkpoint import to_device
 from lbgnas.engine.inference import accuracy, answers, gate_groups
 from lbgnas.engine.interrupts import Interrupted, Interrupts
-from lbgnas.engine.plan import HYPERGRADIENTS
 from lbgnas.engine.record import entropy, group_shares
 from lbgnas.engine.reporting import Reporter
 from lbgnas.engine.schedules import cosine
+from lbgnas.engine.three_levels import learner_start, three_levels
 from lbgnas.group_settings import GroupSettings
-from lbgnas.grouping.adaptation import Adaptation, find_distance
-from lbgnas.grouping.assignments import RowOptimizer, initial_assignments
 from lbgnas.grouping.experts import Experts
 from lbgnas.grouping.learner import Learner, NonFinite
-from lbgnas.grouping.sgd import Sgd
-from lbgnas.grouping.unrolled import Levels
+from lbgnas.grouping.levels import Levels
 
 
 class GroupStage:
@@ -50,10 +47,9 @@ class GroupStage:
         device: torch.device,
     ) -> None:
         self.settings, self.data, self.split, self.device = settings, data, split, device
-        seed = derive_seed(settings.seed, "assignments") % 2**63
-        logits = initial_assignments(len(data), len(experts), seed, settings.assignments.scale).to(device)
-        rows = RowOptimizer(settings.assignments.optimizer, settings.assignments.rate)
-        balanced = data.info.num_classes if settings.expert_balance == "class" else 0
+        logits, rows, balanced = learner_start(
+            settings, settings.seed, len(data), len(experts), data.info.num_classes, device
+        )
         self.learner = Learner(Experts(experts), gate, logits, rows, balance_classes=balanced)
         self.best: dict[str, Any] | None = None
 
@@ -61,19 +57,8 @@ class GroupStage:
         """Return how the three levels are taken in an epoch."""
         settings, weights, gate = self.settings, self.settings.weights, self.settings.routing
         rate = cosine(weights.rate, weights.rate_min, epoch, settings.epochs)
-        adaptation = None
-        if settings.method == "dalbg":
-            adaptation = Adaptation(find_distance(settings.adaptation), settings.adaptation_weight)
-        return Levels(
-            gate=Sgd(gate.rate * rate / weights.rate, gate.momentum, gate.decay),
-            experts=Sgd(rate, weights.momentum, weights.decay, weights.clip),
-            hypergradient=HYPERGRADIENTS[settings.hypergradient],
-            adaptation=adaptation,
-            mutual_information=gate.mutual_information,
-            mixture=settings.third_level == "mixture",
-            assignments=not settings.assignments.frozen,
-            architecture=False,
-        )
+        gate_rate = gate.rate * rate / weights.rate
+        return three_levels(settings, gate, weights, settings.method == "dalbg", rate, gate_rate, False)
 
     def run_epoch(self, epoch: int, interrupts: Interrupts, report: Reporter) -> dict[str, Any]:
         """Learn for one epoch and return its record.

@@ -14,26 +14,17 @@ from lbgnas.config import SearchSettings
 from lbgnas.data.image_data import DataInfo
 from lbgnas.data.seeds import derive_seed
 from lbgnas.engine.schedules import cosine
+from lbgnas.engine.three_levels import learner_start, three_levels
 from lbgnas.errors import LbgnasError
-from lbgnas.grouping.adaptation import Adaptation, find_distance
-from lbgnas.grouping.assignments import RowOptimizer, initial_assignments
 from lbgnas.grouping.experts import Experts
-from lbgnas.grouping.hypergradient import Exact, FiniteDifference, FirstOrder, Hypergradient
 from lbgnas.grouping.learner import Learner
-from lbgnas.grouping.sgd import Sgd
-from lbgnas.grouping.unrolled import Levels
+from lbgnas.grouping.levels import Levels
 from lbgnas.networks.counting import count_parameters
 from lbgnas.networks.gate import SmallGate
 from lbgnas.networks.layout import reduction_cells, size_multiple
 from lbgnas.networks.sizing import expert_cells
 from lbgnas.networks.supernet import Supernet
 from lbgnas.space import KINDS, Kind, SearchSpace, load_space
-
-HYPERGRADIENTS: dict[str, Hypergradient] = {
-    "exact": Exact(),
-    "fd": FiniteDifference(),
-    "first-order": FirstOrder(),
-}
 
 
 class Stage(NamedTuple):
@@ -143,20 +134,16 @@ class Plan:
         settings = self.settings
         weights, gate = settings.weights, settings.gate
         _, own_epoch = self.place(epoch)
-        adaptation = None
-        if settings.grouping == "dalbg":
-            adaptation = Adaptation(find_distance(settings.adaptation), settings.adaptation_weight)
         rate = cosine(weights.rate, weights.rate_min, own_epoch, settings.epochs)
         whole = cosine(weights.rate, weights.rate_min, epoch, self.epochs)
-        return Levels(
-            gate=Sgd(gate.rate * whole / weights.rate, gate.momentum, gate.decay),
-            experts=Sgd(rate, weights.momentum, weights.decay, weights.clip),
-            hypergradient=HYPERGRADIENTS[settings.hypergradient],
-            adaptation=adaptation,
-            mutual_information=gate.mutual_information,
-            mixture=settings.third_level == "mixture",
-            assignments=not settings.assignments.frozen,
-            architecture=own_epoch >= self.warmup,
+        return three_levels(
+            settings,
+            gate,
+            weights,
+            settings.grouping == "dalbg",
+            rate,
+            gate.rate * whole / weights.rate,
+            own_epoch >= self.warmup,
         )
 
     def prepare(self, experts: Experts, epoch: int) -> None:
@@ -191,21 +178,20 @@ def build_learner(
     """Return the learner at the start of a search: supernets of the first stage, gate and C."""
     settings = plan.settings
     experts = build_experts(plan, spaces, 0, info, device)
-    gate = logits = None
+    gate = None
     if settings.grouping != "none":
         gate = SmallGate(info.channels, settings.experts, settings.gate.width).to(device)
-        seed = derive_seed(settings.seed, "assignments") % 2**63
-        logits = initial_assignments(samples, settings.experts, seed, settings.assignments.scale).to(device)
+    start = learner_start(settings, settings.seed, samples, settings.experts, info.num_classes, device)
     architecture = settings.architecture
     return Learner(
         experts,
         gate,
-        logits,
-        RowOptimizer(settings.assignments.optimizer, settings.assignments.rate),
+        None if gate is None else start.assignment_logits,
+        start.rows,
         plan.base.architecture_rate if architecture.rate is None else architecture.rate,
         architecture.decay,
         plan.base.architecture_clip,
-        info.num_classes if settings.expert_balance == "class" else 0,
+        start.balance_classes,
     )
 
 

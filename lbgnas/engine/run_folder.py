@@ -6,11 +6,12 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lbgnas.config import Schema, Settings, read_yaml, to_yaml, validated
 from lbgnas.errors import LbgnasError
 from lbgnas.files import write_text
 
@@ -58,8 +59,35 @@ def existing_folder(folder: Path) -> Path:
     return folder
 
 
-def write_environment(folder: Path, device: str, threads: int) -> None:
-    """Write versions, machine and command beside the run."""
+def opened(
+    schema: type[Schema], settings: Schema, resume: Path | None, out: Path | None, default: Callable[[], str]
+) -> tuple[Path, Schema]:
+    """Return the folder of a run and its settings: those in the folder if it is gone on with, else the given ones.
+
+    Args:
+        schema: of the settings.
+        settings: of a new run.
+        resume: folder of a stopped run.
+        out: folder of a new one.
+        default: names a new one that was not named.
+
+    Raises:
+        LbgnasError: if the folder cannot be used, or its settings cannot be read.
+    """
+    if resume is None:
+        return new_folder(out, default()), settings
+    path = existing_folder(resume) / CONFIG
+    return resume, validated(schema, read_yaml(path), str(path))
+
+
+def write_begin(folder: Path, settings: Settings, device: str, threads: int) -> None:
+    """Write the settings of a new run, and the environment of any, into its folder."""
+    if not (folder / CONFIG).exists():
+        write_text(folder / CONFIG, to_yaml(settings))
+    _write_environment(folder, device, threads)
+
+
+def _write_environment(folder: Path, device: str, threads: int) -> None:
     names = ("lbgnas", "torch", "torchvision", "numpy", "scikit-learn")
     versions = {}
     for name in names:

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from lbgnas.batch_statistics import BatchStatistics
-from lbgnas.errors import LbgnasError
 from lbgnas.grouping.checks import check_samples
-from lbgnas.grouping.experts import Experts
+from lbgnas.grouping.experts import Experts, architecture_slopes
 from lbgnas.grouping.hypergradient import FirstOrder
 from lbgnas.grouping.levels import Levels, Samples
 from lbgnas.grouping.objectives import cross_entropy
@@ -54,14 +53,11 @@ def bilevel_gradients(
     validation_loss, correct = loss(ends, alphas, validation, frozen)
     wanted = [*alphas.values(), *(ends.values() if second_order else [])]
     slopes = torch.autograd.grad(validation_loss, wanted, allow_unused=True)
-    for name, slope in zip(alphas, slopes, strict=False):
-        if slope is None:
-            raise LbgnasError(f"experts[0].{name} got no gradient from the validation loss")
-    given = [torch.zeros_like(v) if g is None else g for v, g in zip(wanted, slopes, strict=True)]
-    direct = dict(zip(alphas, given, strict=False))
+    direct = architecture_slopes(0, alphas, slopes)
     if not second_order:
         return direct, validation_loss.detach(), correct
-    covector = dict(zip(ends, given[len(alphas) :], strict=True))
+    rest = zip(ends.items(), slopes[len(alphas) :], strict=True)
+    covector = {name: torch.zeros_like(value) if slope is None else slope for (name, value), slope in rest}
     direction = through_step(covector, gradient, settings)
 
     def train_loss_of(own: Tensors, composed: bool) -> Tensor:

@@ -15,6 +15,22 @@ from lbgnas.errors import LbgnasError
 from lbgnas.grouping.sgd import Tensors
 
 
+def architecture_slopes(
+    index: int, architecture: Tensors, found: Iterable[Tensor | None], required: bool = True
+) -> Tensors:
+    """Return what was found by name, zeros where a parameter has no part.
+
+    Raises:
+        LbgnasError: if a parameter that is to be learned got no gradient.
+    """
+    result = {}
+    for (name, value), slope in zip(architecture.items(), found, strict=False):
+        if slope is None and required:
+            raise LbgnasError(f"experts[{index}].{name} got no gradient from the validation loss")
+        result[name] = torch.zeros_like(value) if slope is None else slope
+    return result
+
+
 class Experts:
     """K modules of any kind, each mapping images to logits.
 

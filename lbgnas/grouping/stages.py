@@ -5,7 +5,7 @@ T is the gate, S the experts' weights, A their architectures, B the training and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lbgnas.batch_statistics import BatchStatistics
-from lbgnas.errors import LbgnasError
 from lbgnas.grouping.assignments import assigned, assignment_gradient
-from lbgnas.grouping.experts import Experts
+from lbgnas.grouping.experts import Experts, architecture_slopes
 from lbgnas.grouping.levels import Levels, Samples
 from lbgnas.grouping.objectives import (
     expert_loss,
@@ -77,6 +76,11 @@ def _leaves(tensors: Tensors) -> Tensors:
 
 def _zeros(tensors: Tensors) -> Tensors:
     return {name: torch.zeros_like(value) for name, value in tensors.items()}
+
+
+def _filled(tensors: Tensors, found: Sequence[Tensor | None]) -> Tensors:
+    pairs = zip(tensors.items(), found, strict=True)
+    return {name: torch.zeros_like(value) if slope is None else slope for (name, value), slope in pairs}
 
 
 def _log_probs(gate: nn.Module, weights: Tensors, images: Tensor) -> Tensor:
@@ -219,13 +223,9 @@ def stage_three(
         share = validation_loss(logits, labels[rows], probs[rows, index], len(labels))
         wanted = [*architecture.values(), *leaves.values(), probs]
         found = torch.autograd.grad(share, wanted, allow_unused=True)
-        for name, value in zip(architecture, found, strict=False):
-            if value is None and levels.architecture:
-                raise LbgnasError(f"experts[{index}].{name} got no gradient from the validation loss")
-        given = [torch.zeros_like(v) if g is None else g for v, g in zip(wanted, found, strict=True)]
-        result.architecture[index] = dict(zip(architecture, given, strict=False))
-        result.weights[index] = dict(zip(leaves, given[len(architecture) : -1], strict=True))
-        outputs = outputs + given[-1]
+        result.architecture[index] = architecture_slopes(index, architecture, found, levels.architecture)
+        result.weights[index] = _filled(leaves, found[len(architecture) : -1])
+        outputs = outputs + found[-1]
         loss = loss + share.detach()
         correct = correct + (logits.detach().argmax(1) == labels[rows]).sum()
     return result._replace(loss=loss, correct=correct, outputs=outputs)
@@ -251,22 +251,20 @@ def stage_three_mixture(
     wanted = [*(value for own in (*architecture, *leaves) for value in own.values()), probs]
     found = torch.autograd.grad(loss, wanted, allow_unused=True)
     gradients = iter(found)
-    result = Validation(loss.detach(), confidence, confidence.mean(), groups_of(group, len(experts)), {}, {}, probs)
-    for index in indices:
-        result.architecture[index] = {}
-        for name, value in architecture[index].items():
-            gradient = next(gradients)
-            if gradient is None and levels.architecture:
-                raise LbgnasError(f"experts[{index}].{name} got no gradient from the validation loss")
-            result.architecture[index][name] = torch.zeros_like(value) if gradient is None else gradient
-    for index in indices:
-        result.weights[index] = {
-            name: torch.zeros_like(value) if gradient is None else gradient
-            for (name, value), gradient in zip(leaves[index].items(), gradients, strict=False)
-        }
+    slopes = [[next(gradients) for _ in own] for own in (*architecture, *leaves)]
     answers = torch.stack([value.detach().argmax(1) for value in logits], 1)
-    right = answers.gather(1, group[:, None])[:, 0] == labels
-    return result._replace(correct=right.sum(), outputs=found[-1])
+    return Validation(
+        loss.detach(),
+        (answers.gather(1, group[:, None])[:, 0] == labels).sum(),
+        confidence.mean(),
+        groups_of(group, len(experts)),
+        {
+            index: architecture_slopes(index, architecture[index], slopes[index], levels.architecture)
+            for index in indices
+        },
+        {index: _filled(leaves[index], slopes[len(experts) + index]) for index in indices},
+        found[-1],
+    )
 
 
 def through_experts(

@@ -13,28 +13,7 @@ import pytest
 import torch
 
 from lbgnas.engine.checkpoint import load_checkpoint
-from tests.small import EVALUATE, SEARCH, command, run
-
-
-def assert_same(left, right, path="state"):
-    assert type(left) is type(right), path
-    if isinstance(left, torch.Tensor):
-        assert torch.equal(left, right), path
-    elif isinstance(left, dict):
-        assert left.keys() == right.keys(), path
-        for key in left:
-            assert_same(left[key], right[key], f"{path}.{key}")
-    elif isinstance(left, (list, tuple)):
-        assert len(left) == len(right), path
-        for index, (a, b) in enumerate(zip(left, right, strict=True)):
-            assert_same(a, b, f"{path}[{index}]")
-    else:
-        assert left == right, path
-
-
-def metrics(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+from tests.small import EVALUATE, SEARCH, assert_same, command, metrics, run
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 
@@ -18,6 +17,7 @@ from lbgnas.engine.run import Run
 from lbgnas.engine.search import Search
 from lbgnas.genotype import load
 from lbgnas.networks.stacked import StackedNetwork
+from tests.small import assert_same, metrics
 
 BASES = ["darts", "pdarts", "pcdarts", "darts-"]
 GROUPINGS = ["none", "lbg", "dalbg"]
@@ -61,26 +61,6 @@ class Stopper(Reporter):
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGTERM)
-
-
-def assert_same(left, right, path="state"):
-    if isinstance(left, torch.Tensor):
-        assert torch.equal(left, right), path
-    elif isinstance(left, dict):
-        assert left.keys() == right.keys(), path
-        for key in left:
-            assert_same(left[key], right[key], f"{path}.{key}")
-    elif isinstance(left, (list, tuple)):
-        assert len(left) == len(right), path
-        for index, (a, b) in enumerate(zip(left, right, strict=True)):
-            assert_same(a, b, f"{path}[{index}]")
-    else:
-        assert left == right, path
-
-
-def metrics(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
 @pytest.mark.parametrize("grouping", GROUPINGS)

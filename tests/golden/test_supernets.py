@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lbgnas.networks.supernet import Supernet
-from lbgnas.operations.functional import channel_shuffle
+from lbgnas.operations.orders import PIXELS, SAMPLES
 from lbgnas.space import CANDIDATES, load_space
 from tests.golden import reference
 
@@ -116,7 +116,8 @@ def test_auxiliary_skip_of_weight_zero_is_darts(float64):
     assert torch.allclose(plain(x), beside(x), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("order", [PIXELS, SAMPLES])
 @pytest.mark.parametrize(("channels", "groups"), [(8, 4), (8, 2), (16, 4)])
-def test_channel_shuffle_equals_reference(channels, groups):
-    order = channel_shuffle(torch.arange(float(channels)).reshape(1, channels, 1, 1), groups).flatten().tolist()
-    assert order == reference.golden("golden_pc")[f"channel_shuffle.{channels}.g{groups}"]
+def test_channel_shuffle_equals_reference(order, channels, groups):
+    mixed = order.shuffle(torch.arange(float(channels)).reshape(1, channels, 1, 1), groups).flatten().tolist()
+    assert mixed == reference.golden("golden_pc")[f"channel_shuffle.{channels}.g{groups}"]
