@@ -1,12 +1,13 @@
 # make demo   install, search, train, draw: the whole job on the embedded digits (under 10 minutes on 2 cores)
 # make test   install and run the tests
+# make test-nni  the plugin's tests, with NNI installed beside
 # make check  lint, types
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 PIP = $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test check study
+.PHONY: demo test test-nni check study
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +27,11 @@ demo: $(VENV)/bin/python
 test: $(VENV)/bin/python
 	$(PIP) --editable '.[test]'
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal
+
+# One process: NNI writes into its own package when it is first imported.
+test-nni: $(VENV)/bin/python
+	$(PIP) --editable '.[test,nni]'
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/nni
 
 check: $(VENV)/bin/python
 	$(PIP) --editable '.[dev]'

@@ -56,15 +56,25 @@ def sgd(weights, gradient, buffers, settings):
     ]
 
 
-def brute_force(experts, gate, z, train, validation, levels: Levels, gate_buffers, expert_buffers):
+def brute_force(
+    experts,
+    gate,
+    z,
+    train,
+    validation,
+    levels: Levels,
+    gate_buffers,
+    expert_buffers,
+    names=("alphas",),
+    head="head",
+):
     """dL3/dZ and dL3/dA by one backward through both unrolled steps, every sample through its own expert."""
     x, y, _ = train
     vx, vy, _ = validation
     z = z.clone().requires_grad_()
     count = len(experts.modules)
     architectures = [
-        {n: p.detach().clone().requires_grad_() for n, p in m.named_parameters() if n == "alphas"}
-        for m in experts.modules
+        {n: p.detach().clone().requires_grad_() for n, p in m.named_parameters() if n in names} for m in experts.modules
     ]
     with BatchStatistics(update=False):
         t = {n: p.detach().clone().requires_grad_() for n, p in gate.named_parameters()}
@@ -87,12 +97,14 @@ def brute_force(experts, gate, z, train, validation, levels: Levels, gate_buffer
     answers = []
     for k in range(count):
         module = experts.modules[k]
-        s = {n: p.detach().clone().requires_grad_() for n, p in module.named_parameters() if n != "alphas"}
+        s = {n: p.detach().clone().requires_grad_() for n, p in module.named_parameters() if n not in names}
         rows = (group == k).nonzero()[:, 0]
         if len(rows):
             caught = []
             rest = (group != k).nonzero()[:, 0]
-            handle = module.head.register_forward_pre_hook(lambda m, a, caught=caught: caught.append(a[0]))
+            handle = module.get_submodule(head).register_forward_pre_hook(
+                lambda m, a, caught=caught: caught.append(a[0])
+            )
             adapted = levels.adaptation is not None and count > 1 and len(rows) > 1
             if not adapted:
                 with BatchStatistics(update=False):

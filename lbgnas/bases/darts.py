@@ -31,7 +31,7 @@ def derive(space: SearchSpace, architecture: Architecture, max_skips: int | None
     def read(kind: Kind, most: int | None) -> Pairs:
         operations = space.operations[kind]
         found = strengths(space, kind, architecture)
-        return limited(operations, found, lambda values: strongest(space, operations, values), most)
+        return limited(operations, found, lambda values: strongest(operations, values), most)
 
     return CellGenotype(read("normal", max_skips), space.concat, read("reduce", None), space.concat)
 

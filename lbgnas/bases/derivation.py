@@ -42,18 +42,17 @@ def strengths(space: SearchSpace, kind: Kind, architecture: Architecture) -> Num
     return np.asarray(result * edges[:, None])
 
 
-def strongest(space: SearchSpace, operations: tuple[tuple[str, ...], ...], strengths: Numbers) -> Pairs:
+def strongest(operations: tuple[tuple[str, ...], ...], strengths: Numbers) -> Pairs:
     """Return, for every node, its two strongest edges in descending order, each with its strongest operation.
 
     An edge is as strong as its strongest operation other than none. Ties go to the lower edge and operation.
 
     Args:
-        space: the search space.
         operations: candidates of each edge.
         strengths: (edges, candidates).
     """
     pairs: list[tuple[str, int]] = []
-    for node in range(space.nodes):
+    for node in range(count_nodes(len(operations))):
         ranked: list[tuple[float, int, str]] = []
         for source in range(2 + node):
             row = edge_index(node, source)
@@ -63,6 +62,19 @@ def strongest(space: SearchSpace, operations: tuple[tuple[str, ...], ...], stren
         ranked.sort(key=lambda item: -item[0])
         pairs += [(name, source) for _, source, name in ranked[:EDGES_PER_NODE]]
     return tuple(pairs)
+
+
+def count_nodes(edges: int) -> int:
+    """Return how many nodes a cell with so many edges has, node n having 2 + n of them.
+
+    Example:
+        >>> count_nodes(14)
+        4
+    """
+    nodes = 0
+    while edge_index(nodes, 0) < edges:
+        nodes += 1
+    return nodes
 
 
 def limited(operations: tuple[tuple[str, ...], ...], strengths: Numbers, read: Read, max_skips: int | None) -> Pairs:

@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 
 from lbgnas.bases.base import Architecture, Base
-from lbgnas.bases.derivation import EDGES_PER_NODE, Numbers, limited, strengths
+from lbgnas.bases.derivation import EDGES_PER_NODE, Numbers, count_nodes, limited, strengths
 from lbgnas.genotype import CellGenotype, Pairs
 from lbgnas.space import KINDS, Kind, SearchSpace, edge_index
 
@@ -57,7 +57,7 @@ def prune(space: SearchSpace, architecture: Architecture, keep: dict[Kind, int])
     return space.with_operations(
         {
             kind: tuple(
-                _left(names, values, keep[kind])
+                kept_names(names, values, keep[kind])
                 for names, values in zip(space.operations[kind], strengths(space, kind, architecture), strict=True)
             )
             for kind in KINDS
@@ -65,8 +65,13 @@ def prune(space: SearchSpace, architecture: Architecture, keep: dict[Kind, int])
     )
 
 
-def _left(names: tuple[str, ...], values: Numbers, count: int) -> tuple[str, ...]:
-    """Return `count` names of an edge after dropping the weakest again and again."""
+def kept_names(names: tuple[str, ...], values: Numbers, count: int) -> tuple[str, ...]:
+    """Return `count` names of an edge after dropping the weakest again and again.
+
+    Example:
+        >>> kept_names(("a", "b", "c"), np.array([0.3, 0.2, 0.5]), 2)
+        ('a', 'c')
+    """
     left = list(range(len(names)))
     while len(left) > count:
         left.remove(min(left, key=lambda column: float(values[column])))
@@ -88,14 +93,15 @@ def derive(space: SearchSpace, architecture: Architecture, max_skips: int | None
     def read(kind: Kind, most: int | None) -> Pairs:
         operations = space.operations[kind]
         found = strengths(space, kind, architecture)
-        return limited(operations, found, lambda values: _ascending(space, operations, values), most)
+        return limited(operations, found, lambda values: ascending(operations, values), most)
 
     return CellGenotype(read("normal", max_skips), space.concat, read("reduce", None), space.concat)
 
 
-def _ascending(space: SearchSpace, operations: tuple[tuple[str, ...], ...], values: Numbers) -> Pairs:
+def ascending(operations: tuple[tuple[str, ...], ...], values: Numbers) -> Pairs:
+    """Return, for every node, its two strongest edges in ascending order; ties go to the higher edge and operation."""
     pairs: list[tuple[str, int]] = []
-    for node in range(space.nodes):
+    for node in range(count_nodes(len(operations))):
         edges: list[tuple[float, int, str]] = []
         for source in range(2 + node):
             row = edge_index(node, source)

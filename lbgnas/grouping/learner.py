@@ -24,6 +24,7 @@ from lbgnas.grouping.checks import (
     require_architecture_slopes,
     require_finite,
 )
+from lbgnas.grouping.cost import with_cost
 from lbgnas.grouping.experts import Experts
 from lbgnas.grouping.sgd import Tensors, norm
 from lbgnas.grouping.state import check_state
@@ -121,7 +122,7 @@ class Learner:
                 self.experts, self.gate, logits, train, validation, levels, self.gate_buffers, self.expert_buffers
             )
             check_step(result, levels, logits)
-            self._commit(result, train)
+            self._commit(result, train, levels)
         return result.losses
 
     def bilevel_step(self, train: Samples, validation: Samples, levels: Levels) -> Losses:
@@ -147,10 +148,10 @@ class Learner:
                 )
                 require_finite({"validation loss (level 3)": validation_loss, "hypergradient of A": norm(found)})
                 require_architecture_slopes({0: found})
-                self._move_architecture({0: found})
+                self._move_architecture(with_cost({0: found}, self.experts, levels.cost))
             own = unrolled_step(self.experts, None, None, train, validation, weights_only, None, self.expert_buffers)
             check_step(own, weights_only)
-            self._commit(own, train)
+            self._commit(own, train, levels)
         groups = [] if correct is None else [len(validation[1])]
         return dataclasses.replace(own.losses, validation=validation_loss, correct=correct, validation_groups=groups)
 
@@ -182,7 +183,7 @@ class Learner:
             return levels
         return dataclasses.replace(levels, class_weights=class_weights(self.class_counts).to(like))
 
-    def _commit(self, result: Unrolled, train: Samples) -> None:
+    def _commit(self, result: Unrolled, train: Samples, levels: Levels) -> None:
         if self.class_counts is not None:
             self.class_counts = moved_counts(self.class_counts.to(train[1].device), result.train_group, train[1])
         if self.gate is not None:
@@ -200,7 +201,7 @@ class Learner:
             self.assignment_logits, self.row_state = move_rows(
                 self.assignment_logits, train[2], result.assignment_gradient, self.rows, self.row_state
             )
-        self._move_architecture(result.architecture_gradients)
+        self._move_architecture(with_cost(result.architecture_gradients, self.experts, levels.cost))
 
     def _move_architecture(self, gradients: Mapping[int, Tensors]) -> None:
         if self.architecture_optimizer is None or not gradients:

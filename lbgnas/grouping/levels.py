@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from lbgnas.grouping.adaptation import Adaptation
+from lbgnas.grouping.cost import Cost
 from lbgnas.grouping.hypergradient import Exact, Hypergradient
 from lbgnas.grouping.sgd import Sgd, Tensors
 
@@ -29,6 +30,7 @@ class Levels:
         mixture: whether level 3 is the likelihood of the soft mixture in place of Eq. 9.
         architecture: whether A is learned in this iteration.
         assignments: whether Z is learned in this iteration.
+        cost: what an expert's architecture costs, added to level 3; None for nothing.
     """
 
     gate: Sgd
@@ -40,6 +42,7 @@ class Levels:
     mixture: bool = False
     architecture: bool = True
     assignments: bool = True
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)
