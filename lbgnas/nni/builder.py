@@ -127,7 +127,8 @@ class Builder:
         left: dict[str, Names] = {}
         for label, (alpha, names, _) in choices_of(network).items():
             count = kept_candidates(self.base.kept[stage], self.candidates[label])
-            left[label] = kept_names(names, softmax(alpha.detach().double().cpu().numpy()), count)
+            # A plain text: NNI's own labels are of a class that no checkpoint loads.
+            left[str(label)] = kept_names(names, softmax(alpha.detach().double().cpu().numpy()), count)
         return left
 
 

@@ -116,8 +116,6 @@ class GroupedModule(BaseOneShotLightningModule):
 
     def on_train_start(self) -> Any:
         """Make the learner, or take up the one of a checkpoint."""
-        if any(config.reduce_on_plateau for config in self.trainer.lr_scheduler_configs):
-            raise LbgnasError("LBG: ReduceLROnPlateau follows a metric, which NNI's one-shot search does not hand on")
         self.learner = self._new_learner(self._experts())
         if self._state is not None:
             own = self.learner.state_dict()

@@ -12,15 +12,15 @@ from lbgnas.config import WeightSettings
 from lbgnas.errors import LbgnasError
 
 
-def optimizers_in(configured: Any) -> Iterator[torch.optim.Optimizer]:
-    """Yield the optimizers in whatever form Lightning lets `configure_optimizers` answer in."""
-    if isinstance(configured, torch.optim.Optimizer):
-        yield configured
-    elif isinstance(configured, dict):
-        yield from optimizers_in(configured.get("optimizer"))
-    elif isinstance(configured, (list, tuple)):
+def _parts(configured: Any) -> Iterator[Any]:
+    """Yield what is in the answer of `configure_optimizers`, in whatever form Lightning lets it have."""
+    if isinstance(configured, dict):
+        configured = list(configured.values())
+    if isinstance(configured, (list, tuple)):
         for part in configured:
-            yield from optimizers_in(part)
+            yield from _parts(part)
+    else:
+        yield configured
 
 
 def only_optimizer(configured: Any) -> torch.optim.SGD:
@@ -30,9 +30,13 @@ def only_optimizer(configured: Any) -> torch.optim.SGD:
     parameters are taken from it.
 
     Raises:
-        LbgnasError: unless it is one plain SGD with the same settings for all weights.
+        LbgnasError: unless it is one plain SGD with the same settings for all weights, and no schedule that follows a
+            metric.
     """
-    found = list(optimizers_in(configured))
+    parts = list(_parts(configured))
+    if any(isinstance(part, torch.optim.lr_scheduler.ReduceLROnPlateau) for part in parts):
+        raise LbgnasError("LBG: ReduceLROnPlateau follows a metric, which NNI's one-shot search does not hand on")
+    found = [part for part in parts if isinstance(part, torch.optim.Optimizer)]
     if len(found) != 1:
         raise LbgnasError(f"LBG: the evaluator has {len(found)} optimizers; one torch.optim.SGD is needed")
     optimizer = found[0]

@@ -82,8 +82,8 @@ def with_classes(model: M, num_classes: int) -> M:
         own: Any = head
         given = own.args["in_features"] if hasattr(head, "args") else head.in_features
         # A width that is still to be chosen asks for the context the space was built in.
-        context: Any = getattr(model, "_frozen_context", None) or nullcontext()
-        with context:
+        known: Any = getattr(model, "_frozen_context", None)
+        with known if hasattr(known, "__enter__") else nullcontext():
             model.classifier = type(head)(given, num_classes)
         if hasattr(model, "num_labels"):
             model.num_labels = num_classes  # type: ignore[assignment]
