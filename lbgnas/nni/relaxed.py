@@ -318,7 +318,7 @@ def _narrowed(factory: Any, partial: int, label: str) -> tuple[Any, int | None]:
     factories: Sequence[Any] = list(factory.values()) if isinstance(factory, Mapping) else list(factory)
     known = [own.keywords.get("channels") if isinstance(own, functools.partial) else None for own in factories]
     channels = known[0]
-    if any(type(count) is not int or count != channels for count in known):
+    if type(channels) is not int or any(type(count) is not int or count != channels for count in known):
         raise LbgnasError(
             f"LBG: base pcdarts needs cells whose operations are built for one fixed number of channels "
             f"(functools.partial(..., channels=C), as in NNI's hub with a fixed width); the cell {label!r} has others"
