@@ -59,6 +59,7 @@ class Measures:
     Attributes:
         routed: accuracy of each sample's own expert (top 1 of the gate).
         mixture: accuracy of sum_k f_k softmax(logits_k).
+        top5: of the routed answers, how often the label is among the five likeliest; None for five classes or fewer.
         experts: each expert on its own samples.
         gate_parameters, gate_macs: of the gate, 0 without.
         fairness: where the data has an attribute: of the routed predictions ("routed"), the mixture's
@@ -68,6 +69,7 @@ class Measures:
 
     routed: float
     mixture: float
+    top5: float | None
     experts: tuple[ExpertMeasures, ...]
     gate_parameters: int
     gate_macs: int
@@ -98,6 +100,7 @@ class Measures:
         return {
             "routed_accuracy": self.routed,
             "mixture_accuracy": self.mixture,
+            "routed_top5_accuracy": self.top5,
             "experts": [vars(expert) for expert in self.experts],
             "gate": {"parameters": self.gate_parameters, "macs": self.gate_macs},
             "parameters": self.parameters,
@@ -196,6 +199,7 @@ def measure(
     return Measures(
         routed=float(right.float().mean()),
         mixture=float((mixture == found.labels).float().mean()),
+        top5=_top5(found.experts[torch.arange(len(group)), group], found.labels),
         experts=tuple(own),
         gate_parameters=0 if gate is None else count_parameters(gate),
         gate_macs=0 if gate is None else count_macs(gate, test.info.channels, side),
@@ -205,6 +209,12 @@ def measure(
         attribute=test.info.attribute_name,
         samples=len(test),
     )
+
+
+def _top5(logits: Tensor, labels: Tensor) -> float | None:
+    if logits.shape[1] <= 5:
+        return None
+    return float((logits.topk(5, 1).indices == labels[:, None]).any(1).float().mean())
 
 
 def _fairness(test: ImageData, labels: Tensor, predicted: Tensor, attribute: Tensor) -> FairnessReport:
