@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import runpy
+import shutil
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -204,6 +205,8 @@ def _run(tool: str, given: Sequence[str], folder: Path) -> None:
     if (folder / ("genotype.json" if tool == "search" else "results.json")).exists():
         return
     begun = (folder / "config.yaml").exists()
+    if not begun:
+        shutil.rmtree(folder, ignore_errors=True)  # stopped before its first step
     told = ["--resume", str(folder)] if begun else ["--preset", "quick", *given, "--out", str(folder)]
     folder.parent.mkdir(parents=True, exist_ok=True)
     print(f"{tool} {folder}", file=sys.stderr)

@@ -124,7 +124,7 @@ class Evaluation(Run):
         """
         if len(self.cells) > 1:
             raise LbgnasError(
-                f"--ensemble {count}: {self.genotype.name} has {len(self.cells)} experts; give one of one"
+                f"--ensemble {count}: {self.genotype.name} has {len(self.cells)} experts; a genotype with one is needed"
             )
         self.cells *= count
         self.gate = UniformGate(count)
