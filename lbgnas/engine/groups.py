@@ -80,7 +80,7 @@ class GroupTraining(Run):
         self.split: Split | None = None
         if settings.grouped:
             known = resume and split_path.exists()
-            self.split = load_split(split_path, self.data) if known else make_split(self.data, settings.seed)
+            self.split = load_split(split_path, self.data) if known else make_split(self.data, settings.seed, 0.5)
             save_split(self.split, split_path)
         trained = ["all"] if settings.method == "moe" else [f"expert {index}" for index in range(count)]
         self.phases = [*(["groups"] if settings.grouped else []), *trained]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lbgnas.data.image_data import ImageData
+from lbgnas.data.statistics import left_out
 from lbgnas.data.transforms import padded_size
 from lbgnas.engine.collapse import collapse_notes
 from lbgnas.engine.inference import Answers
@@ -65,6 +66,7 @@ class Measures:
         fairness: where the data has an attribute: of the routed predictions ("routed"), the mixture's
             ("mixture"), and each expert's on the samples routed to it ("expert 0", ...).
         data, note, samples: what was measured on.
+        skipped: image files of the test split that could not be read.
     """
 
     routed: float
@@ -78,6 +80,7 @@ class Measures:
     note: str
     attribute: str | None
     samples: int
+    skipped: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -111,6 +114,7 @@ class Measures:
             "notes": self.notes,
             "attribute": self.attribute,
             "samples": self.samples,
+            "skipped": list(self.skipped),
         }
 
     def to_markdown(self) -> str:
@@ -135,6 +139,8 @@ class Measures:
         text.append(f"Sizes of the whole include the gate; MACs are per sample: {COUNTED}.")
         if self.note:
             text.append(self.note)
+        if self.skipped:
+            text.append(f"Of the test split {left_out(self.skipped)}")
         text += [f"note: {note}" for note in self.notes]
         if self.fairness:
             text += ["", f"Cells of label and {self.attribute} (top-1 routed):", "", _cells(self.fairness["routed"])]
@@ -208,6 +214,7 @@ def measure(
         note=test.info.note,
         attribute=test.info.attribute_name,
         samples=len(test),
+        skipped=test.info.skipped,
     )
 
 
