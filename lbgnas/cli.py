@@ -29,6 +29,7 @@ class RunFlags:
     resume: Path | None
     device: str
     threads: int | None
+    estimate: bool
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,9 +61,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(
-    schema: type[Schema], section: Literal["search", "evaluation", "groups"], argv: Sequence[str], about: str
+    schema: type[Schema],
+    section: Literal["search", "evaluation", "groups"],
+    argv: Sequence[str],
+    about: str,
+    estimated: bool = False,
 ) -> tuple[Schema, RunFlags]:
     """Return settings (a preset's, overlaid by --config, overlaid by flags) and the flags of the run.
+
+    `estimated` tools have the flag --estimate.
 
     Raises:
         LbgnasError: for unknown presets, keys and values, and for --resume beside settings.
@@ -83,6 +90,9 @@ def parse(
     _add(run, "--resume", "FOLDER", "folder of a stopped run to go on with")
     _add(run, "--device", "NAME", "auto, cpu, cuda or cuda:N (default: auto)")
     _add(run, "--threads", "N", "CPU threads (default: all)")
+    if estimated:
+        about = "take a few steps, print the time, memory and parameters of the whole run, keep nothing"
+        run.add_argument("--estimate", dest="--estimate", action="store_true", default=argparse.SUPPRESS, help=about)
     _add_settings(parser, schema, default, ())
     given = parser.parsed(argv)
     flags = {name.removeprefix("--"): given.pop(name, None) for name in _RUN_FLAGS}
@@ -93,17 +103,19 @@ def parse(
         values = merged(values, nested)
         default = validated(schema, values, "command line")
     if flags["resume"] is not None:
-        for flag in (*given, *(f"--{name}" for name in ("preset", "config", "out") if flags[name] is not None)):
+        alone = ("preset", "config", "out", "estimate")
+        for flag in (*given, *(f"--{name}" for name in alone if flags[name] is not None)):
             raise LbgnasError(f"{flag}: a resumed run keeps its own settings; leave it out beside --resume")
     return default, RunFlags(
         out=_path(flags["out"]),
         resume=_path(flags["resume"]),
         device=flags["device"] or "auto",
         threads=None if flags["threads"] is None else whole_number("--threads", flags["threads"], 1),
+        estimate=flags["estimate"] is not None,
     )
 
 
-_RUN_FLAGS = ("--preset", "--config", "--out", "--resume", "--device", "--threads")
+_RUN_FLAGS = ("--preset", "--config", "--out", "--resume", "--device", "--threads", "--estimate")
 
 
 def _path(given: str | None) -> Path | None:

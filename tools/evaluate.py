@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from lbgnas.cli import guarded, parse, start_torch
 from lbgnas.config import EvaluationSettings
@@ -12,18 +14,24 @@ from lbgnas.errors import LbgnasError
 
 def run(argv: Sequence[str]) -> None:
     """Parse, train, measure, print."""
-    settings, flags = parse(EvaluationSettings, "evaluation", argv, __doc__)
+    settings, flags = parse(EvaluationSettings, "evaluation", argv, __doc__, estimated=True)
     if flags.resume is None and not settings.genotype:
         raise LbgnasError("--genotype: needed; a file that a search wrote, or the name of a published one (DARTS_V2)")
     device = start_torch(flags.device, flags.threads)
     import torch
 
     from lbgnas.data.statistics import described
+    from lbgnas.engine.estimate import estimate_evaluation
     from lbgnas.engine.evaluate import Evaluation
     from lbgnas.engine.run_folder import opened, write_begin
     from lbgnas.genotype import load, resolve
     from lbgnas.report.audit import say_audit
     from lbgnas.report.progress import Console
+
+    if flags.estimate:
+        with TemporaryDirectory() as place:
+            print(estimate_evaluation(Evaluation(settings, Path(place), device)).told(device))
+        return
 
     def name() -> str:
         genotype = load(resolve(settings.genotype))

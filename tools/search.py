@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from lbgnas.cli import guarded, parse, start_torch
 from lbgnas.config import SearchSettings
@@ -11,14 +13,22 @@ from lbgnas.config import SearchSettings
 
 def run(argv: Sequence[str]) -> None:
     """Parse, search, print."""
-    settings, flags = parse(SearchSettings, "search", argv, __doc__)
+    settings, flags = parse(SearchSettings, "search", argv, __doc__, estimated=True)
     device = start_torch(flags.device, flags.threads)
     import torch
 
     from lbgnas.data.statistics import described
+    from lbgnas.engine.estimate import estimate_search
     from lbgnas.engine.run_folder import opened, write_begin
     from lbgnas.engine.search import Search
     from lbgnas.report.progress import Console
+
+    if flags.estimate:
+        with TemporaryDirectory() as place:
+            search = Search(settings, Path(place), device)
+            print(search.summary())
+            print(estimate_search(search).told(device))
+        return
 
     def name() -> str:
         name = settings.data.partition(":")[0]

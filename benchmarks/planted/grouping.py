@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -20,6 +20,7 @@ from lbgnas.grouping.learner import Learner, VanishedHypergradient
 from lbgnas.grouping.levels import Levels, Samples
 from lbgnas.grouping.scouting import Scout, Scouted, best_scout
 from lbgnas.grouping.sgd import Sgd
+from lbgnas.networks.supernet import Supernet
 
 SCOUT_BATCH = 64
 
@@ -34,13 +35,16 @@ class Options:
     adaptation: Adaptation | None = None
     mixture: bool = False
     gate_rate: float = 0.05
-    scouts: int = 16
+    scouts: bool = True
 
 
 OURS = Options()
+UNSCOUTED = Options(scouts=False)
 FROZEN = Options(frozen=True)
 DALBG = Options(adaptation=Adaptation(mmd, 0.1))
-LITERAL = Options(mutual_information=0.0, rows=RowOptimizer("sgd"), scouts=0)
+LITERAL = Options(mutual_information=0.0, rows=RowOptimizer("sgd"), scouts=False)
+SCOUTS = {"linear": 16, "cnn": 8, "supernet": 8}
+ARCHITECTURE_RATE = 3e-3
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,13 @@ def scout(problem: Problem, options: Options, recipe: Recipe, seed: int) -> Scou
 
     def make(number: int) -> Scout:
         torch.manual_seed(1009 * seed + number)
-        experts = [models.expert(problem) for _ in range(problem.groups)]
+        experts = [models.scout_expert(problem) for _ in range(problem.groups)]
         weight = 0.0 if number % 2 else options.mutual_information
         return Scout(models.gate(problem, problem.groups), experts, weight)
 
     settings = Sgd(recipe.rate, recipe.momentum, recipe.decay, recipe.clip)
     return best_scout(
-        [partial(make, number) for number in range(options.scouts)],
+        [partial(make, number) for number in range(SCOUTS[problem.kind])],
         partial(batches, problem.train),
         lambda: batches(problem.validation, 0, 0),
         len(problem.train),
@@ -77,10 +81,21 @@ def scout(problem: Problem, options: Options, recipe: Recipe, seed: int) -> Scou
     )
 
 
-def learn_groups(problem: Problem, options: Options, recipe: Recipe, seed: int) -> Found:
-    """Learn a grouping of the training half, with the validation half for level 3."""
+def learn_groups(
+    problem: Problem,
+    options: Options,
+    recipe: Recipe,
+    seed: int,
+    watch: Callable[[int, nn.Module], None] | None = None,
+) -> Found:
+    """Learn a grouping of the training half, with the validation half for level 3.
+
+    `watch` is called before every epoch with its number and the gate.
+    """
     train, held = problem.train, problem.validation
-    experts = Experts([models.expert(problem) for _ in range(problem.groups)])
+    modules = [models.expert(problem) for _ in range(problem.groups)]
+    architecture = modules[0].architecture_parameters() if isinstance(modules[0], Supernet) else ()
+    experts = Experts(modules, architecture)
     logits = initial_assignments(len(train), problem.groups, seed)
     gate, information = models.gate(problem, problem.groups), options.mutual_information
     generator = torch.Generator().manual_seed(seed)
@@ -88,10 +103,14 @@ def learn_groups(problem: Problem, options: Options, recipe: Recipe, seed: int) 
         scouted = scout(problem, options, recipe, seed)
         gate, information = scouted.gate, scouted.mutual_information
         logits = scouted.assignment_logits
-    learner = Learner(experts, gate, logits, options.rows)
+    learner = Learner(experts, gate, logits, options.rows, ARCHITECTURE_RATE)
     validation = shuffled(len(held), recipe.batch, 10 * recipe.epochs, generator)
     last: list[Tensor] = []
+    seen = -1
     for epoch, rows in shuffled(len(train), recipe.batch, recipe.epochs, generator):
+        if watch is not None and epoch > seen:
+            seen = epoch
+            watch(epoch, gate)
         rate = cosine(1.0, 0.0, epoch, recipe.epochs)
         levels = Levels(
             gate=Sgd(options.gate_rate * rate, recipe.momentum, recipe.decay),

@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 
 from benchmarks.planted import models
-from benchmarks.planted.grouping import DALBG, FROZEN, LITERAL, OURS, Options, learn_groups
+from benchmarks.planted.grouping import DALBG, FROZEN, LITERAL, OURS, UNSCOUTED, Options, learn_groups
 from benchmarks.planted.problems import Problem
 from benchmarks.planted.training import RECIPES, Recipe, fit, fit_classifier, logits_of
 from lbgnas.grouping.objectives import mixture_loss
@@ -51,7 +51,7 @@ def _split(problem: Problem, recipe: Recipe, seed: int, pool_group: Tensor, test
     pool, predicted = problem.pool, torch.zeros_like(problem.test.y)
     for index in range(problem.groups):
         own, asked = ((group == index).nonzero()[:, 0] for group in (pool_group, test_group))
-        model = models.expert(problem)
+        model = models.trainable(problem)
         if len(own) > 1:
             fit_classifier(model, pool.x[own], pool.y[own], recipe, seed)
         predicted[asked] = logits_of(model, problem.test.x[asked]).argmax(1)
@@ -89,8 +89,15 @@ def features(problem: Problem, recipe: Recipe, seed: int) -> tuple[Tensor, Tenso
     """Return what the last layer of the single network of equal parameters sees."""
     model = models.single_of_equal_parameters(problem)
     fit_classifier(model, problem.pool.x, problem.pool.y, recipe, seed)
-    body = nn.Sequential(*list(model.children())[:-1])
-    return logits_of(body, problem.pool.x), logits_of(body, problem.test.x)
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+
+    def seen(x: Tensor) -> Tensor:
+        found: list[Tensor] = []
+        with last.register_forward_pre_hook(lambda _, given: found.append(given[0])):
+            logits_of(model, x)
+        return torch.cat(found)
+
+    return seen(problem.pool.x), seen(problem.test.x)
 
 
 def ensemble(problem: Problem, recipe: Recipe, seed: int) -> Answer:
@@ -98,7 +105,7 @@ def ensemble(problem: Problem, recipe: Recipe, seed: int) -> Answer:
     pool, total = problem.pool, 0
     for _ in range(problem.groups):
         rows = torch.randint(len(pool), (len(pool),))
-        model = fit_classifier(models.expert(problem), pool.x[rows], pool.y[rows], recipe, seed)
+        model = fit_classifier(models.trainable(problem), pool.x[rows], pool.y[rows], recipe, seed)
         total = total + logits_of(model, problem.test.x).softmax(1)
     return Answer(torch.as_tensor(total).argmax(1))
 
@@ -108,7 +115,7 @@ class Mixture(nn.Module):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
-        self.experts = nn.ModuleList([models.expert(problem) for _ in range(problem.groups)])
+        self.experts = nn.ModuleList([models.trainable(problem) for _ in range(problem.groups)])
         self.gate = models.gate(problem, problem.groups)
 
 
@@ -150,6 +157,7 @@ METHODS: dict[str, Method] = {
     "bagging": ensemble,
     "soft mixture": soft_mixture,
     "lbg, literal": _grouped(LITERAL),
+    "lbg, no scouts": _grouped(UNSCOUTED),
     "lbg": _grouped(OURS),
     "lbg, frozen C": _grouped(FROZEN),
     "dalbg": _grouped(DALBG),

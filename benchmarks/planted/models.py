@@ -10,9 +10,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.planted.problems import Problem
 from lbgnas.networks.counting import count_parameters
+from lbgnas.networks.supernet import Supernet
+from lbgnas.space import space_from
 
-EXPERT_WIDTH = 5
+EXPERT_WIDTH = {"cnn": 3, "supernet": 2}
 GATE_WIDTH = 4
+SPACE = space_from(
+    {
+        "name": "two nodes",
+        "nodes": 2,
+        "concat": [2, 3],
+        "operations": ["max_pool_3x3", "skip_connect", "sep_conv_3x3"],
+        "cells": 3,
+    },
+    "planted",
+)
 
 
 class SmallCnn(nn.Module):
@@ -36,31 +48,57 @@ class SmallCnn(nn.Module):
         return logits
 
 
+def _network(problem: Problem, width: int) -> nn.Module:
+    side, channels = problem.train.x.shape[-1], problem.train.x.shape[1]
+    if problem.kind == "linear":
+        return nn.Sequential(nn.Linear(channels, width), nn.ReLU(), nn.Linear(width, problem.classes))
+    if problem.kind == "cnn":
+        return SmallCnn(width, problem.classes, side, channels)
+    return Supernet(SPACE, SPACE.cells, 2 * width, problem.classes, channels, stem_multiplier=2)
+
+
 def expert(problem: Problem) -> nn.Module:
-    """Return one expert: a linear rule, or a small CNN."""
-    if problem.kind == "vector":
+    """Return one expert: a linear rule, a small CNN or a small supernet."""
+    if problem.kind == "linear":
         return nn.Linear(problem.train.x.shape[1], problem.classes)
-    return SmallCnn(EXPERT_WIDTH, problem.classes)
+    return _network(problem, EXPERT_WIDTH[problem.kind])
+
+
+def trainable(problem: Problem) -> nn.Module:
+    """Return an expert to be trained plainly: a supernet keeps its operations mixed evenly."""
+    return _even(expert(problem))
+
+
+def _even(network: nn.Module) -> nn.Module:
+    for name, value in network.named_parameters():
+        if name.startswith("alphas"):
+            value.requires_grad_(False).zero_()
+    return network
+
+
+def scout_expert(problem: Problem) -> nn.Module:
+    """Return an expert of a scout: a linear rule or a small CNN."""
+    if problem.kind == "linear":
+        return expert(problem)
+    return SmallCnn(EXPERT_WIDTH["cnn"], problem.classes, problem.train.x.shape[-1])
 
 
 def gate(problem: Problem, groups: int) -> nn.Module:
-    """Return a gate of the experts' kind."""
-    if problem.kind == "vector":
+    """Return a gate: a linear rule or a small CNN."""
+    if problem.kind == "linear":
         return nn.Linear(problem.train.x.shape[1], groups)
-    return SmallCnn(GATE_WIDTH, groups)
-
-
-def _network(problem: Problem, width: int) -> nn.Module:
-    if problem.kind == "vector":
-        features = problem.train.x.shape[1]
-        return nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, problem.classes))
-    return SmallCnn(width, problem.classes)
+    return SmallCnn(GATE_WIDTH, groups, problem.train.x.shape[-1])
 
 
 def _nearest(problem: Problem, cost: Callable[[nn.Module], float], wanted: float) -> nn.Module:
+    def distance(width: int) -> float:
+        return abs(cost(_network(problem, width)) - wanted)
+
     with torch.random.fork_rng():
-        width = min(range(1, 200), key=lambda w: abs(cost(_network(problem, w)) - wanted))
-    return _network(problem, width)
+        width = 1
+        while distance(width + 1) < distance(width):
+            width += 1
+    return _even(_network(problem, width))
 
 
 def single_of_equal_parameters(problem: Problem) -> nn.Module:

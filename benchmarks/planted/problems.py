@@ -32,7 +32,7 @@ class Part:
 class Problem:
     """A problem with its training half, validation half and test part.
 
-    kind: "vector" (linear experts) or "image" (small CNNs).
+    kind: what the experts are: "linear" rules, small CNNs ("cnn") or small supernets ("supernet").
     """
 
     name: str
@@ -64,7 +64,7 @@ def xor(seed: int, count: int = 2000) -> Problem:
     x = torch.randn(3 * count, 6, generator=_generator("xor", seed))
     group = (x[:, 0] > 0).long()
     label = (x[:, 1] > 0).long() ^ group
-    return _split("xor", "vector", 2, 2, (count, count, count), Part(x, label, group))
+    return _split("xor", "linear", 2, 2, (count, count, count), Part(x, label, group))
 
 
 def linear(groups: int) -> Callable[[int], Problem]:
@@ -82,7 +82,7 @@ def linear(groups: int) -> Callable[[int], Problem]:
         group = (x[:, :2] @ torch.stack([turn.cos(), turn.sin()])).argmax(1)
         rules = torch.linalg.qr(torch.randn(4, 4, generator=generator))[0][:groups]
         label = ((x[:, 2:] * rules[group]).sum(1) > 0).long()
-        return _split(name, "vector", groups, 2, (count, count, count), Part(x, label, group))
+        return _split(name, "linear", groups, 2, (count, count, count), Part(x, label, group))
 
     return make
 
@@ -95,9 +95,11 @@ def _fashion(part: str, side: int) -> tuple[Tensor, Tensor]:
 
 
 def _images(
-    name: str, groups: int, shift: int, change: Callable[[Tensor, int], Tensor], side: int = 14, count: int = 6000
+    name: str, groups: int, shift: int, change: Callable[[Tensor, int], Tensor], kind: str = "cnn"
 ) -> Callable[[int], Problem]:
     """Return Fashion-MNIST where group g is changed by `change` and has its label shifted by g * shift."""
+    side, count = {"cnn": (14, 3000), "supernet": (8, 1000)}[kind]
+    name += " (supernets)" if kind == "supernet" else ""
 
     def make(seed: int) -> Problem:
         generator = _generator(name, seed)
@@ -108,7 +110,7 @@ def _images(
         group = torch.randint(groups, (len(x),), generator=generator)
         changed = torch.stack([change(x, index) for index in range(groups)])[group, torch.arange(len(x))]
         whole = Part(changed, (label + shift * group) % 10, group)
-        return _split(name, "image", groups, 10, (count, count, len(test)), whole)
+        return _split(name, kind, groups, 10, (count, count, len(test)), whole)
 
     return make
 
@@ -137,4 +139,7 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "inverted": _images("inverted", 2, 5, _inverted),
     "mark": _images("mark", 2, 5, _marked),
     "rotations": _images("rotations", 4, 3, _rotated),
+    "inverted (supernets)": _images("inverted", 2, 5, _inverted, "supernet"),
+    "mark (supernets)": _images("mark", 2, 5, _marked, "supernet"),
+    "rotations (supernets)": _images("rotations", 4, 3, _rotated, "supernet"),
 }

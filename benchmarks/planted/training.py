@@ -24,7 +24,7 @@ class Recipe:
     clip: float = 5.0
 
 
-RECIPES = {"vector": Recipe(40, 256, 0.3), "image": Recipe(15, 64, 0.05)}
+RECIPES = {"linear": Recipe(40, 256, 0.3), "cnn": Recipe(15, 64, 0.05), "supernet": Recipe(12, 64, 0.05)}
 
 
 def shuffled(count: int, size: int, epochs: int, generator: torch.Generator) -> Iterator[tuple[int, Tensor]]:
@@ -44,7 +44,8 @@ def fit(
     seed: int,
 ) -> nn.Module:
     """Train a model on `count` samples with loss(model, rows)."""
-    optimizer = torch.optim.SGD(model.parameters(), recipe.rate, recipe.momentum, weight_decay=recipe.decay)
+    learned = [value for value in model.parameters() if value.requires_grad]
+    optimizer = torch.optim.SGD(learned, recipe.rate, recipe.momentum, weight_decay=recipe.decay)
     generator = torch.Generator().manual_seed(seed)
     for epoch, rows in shuffled(count, recipe.batch, recipe.epochs, generator):
         optimizer.param_groups[0]["lr"] = cosine(recipe.rate, 0.0, epoch, recipe.epochs)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lbgnas.config import DataOptions, EvaluationSettings, validated
 from lbgnas.data.batches import Batch, batches, num_steps
+from lbgnas.data.image_data import ImageData
 from lbgnas.data.seeds import derive_seed
 from lbgnas.data.sources import open_pool, open_test
 from lbgnas.data.split import bootstrap_sample
@@ -196,7 +197,8 @@ class Evaluation(Run):
         self.optimizer = self._optimizer()
         self.optimizer.load_state_dict(content["optimizer"])
 
-    def _steps(self, index: int) -> int:
+    def steps(self, index: int) -> int:
+        """Return the steps of an epoch of one expert."""
         if not self.trained[index]:
             return 0
         return num_steps(len(self.own[index]), self.settings.batch_size, self._drops_last(index))
@@ -214,10 +216,10 @@ class Evaluation(Run):
             LbgnasError: for a loss that is not finite; the last epoch's checkpoint remains.
         """
         epochs = self.settings.epochs
-        total = sum(self._steps(index) for index in range(len(self.own))) * epochs
-        done = sum(self._steps(index) for index in range(self.expert)) * epochs
+        total = sum(self.steps(index) for index in range(len(self.own))) * epochs
+        done = sum(self.steps(index) for index in range(self.expert)) * epochs
         if self.expert < len(self.own):
-            done += self._steps(self.expert) * self.epoch + self.step_in_epoch
+            done += self.steps(self.expert) * self.epoch + self.step_in_epoch
         self._tell_sizes()
         first = self.expert * epochs + self.epoch
         with self.under_way("evaluate", total, done, first) as (interrupts, metrics):
@@ -237,9 +239,13 @@ class Evaluation(Run):
     def _train_expert(self, interrupts: Interrupts, metrics: Metrics) -> None:
         while self.trained[self.expert] and self.epoch < self.settings.epochs:
             self._train_epoch(interrupts, metrics)
-        self.expert, self.epoch = self.expert + 1, 0
-        self.optimizer = self._optimizer()
+        self.take_up(self.expert + 1)
         self.save()
+
+    def take_up(self, index: int) -> None:
+        """Go to the start of an expert's training."""
+        self.expert, self.epoch = index, 0
+        self.optimizer = self._optimizer()
 
     def _train_epoch(self, interrupts: Interrupts, metrics: Metrics) -> None:
         settings, started = self.settings, time.monotonic()
@@ -248,11 +254,11 @@ class Evaluation(Run):
         rate = cosine(settings.weights.rate, settings.weights.rate_min, self.epoch, settings.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        steps = self._steps(self.expert)
-        for batch in self._batches():
+        steps = self.steps(self.expert)
+        for batch in self.batches():
             # A seed for every step: drop-path is the same whether or not the run was stopped before.
             torch.manual_seed(derive_seed(settings.seed, "step", self.expert, self.epoch, self.step_in_epoch) % 2**63)
-            self.loss_sum += self._train_step(network, batch)
+            self.loss_sum += self.train_step(network, batch)
             self.step_in_epoch += 1
             self.report.step({"loss": self.loss_sum / self.step_in_epoch})
             if interrupts.received is not None and self.step_in_epoch < steps:
@@ -273,7 +279,8 @@ class Evaluation(Run):
         if interrupts.received is not None:
             self._stop(interrupts.received)
 
-    def _batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch]:
+        """Return the batches of the epoch under way."""
         settings = self.settings
         return batches(
             self.data,
@@ -290,7 +297,12 @@ class Evaluation(Run):
             multiple=self.multiple,
         )
 
-    def _train_step(self, network: StackedNetwork, batch: Batch) -> float:
+    def train_step(self, network: StackedNetwork, batch: Batch) -> float:
+        """Take one step and return the loss.
+
+        Raises:
+            NonFinite: the loss is NaN or infinite.
+        """
         settings = self.settings
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             logits, auxiliary = network(batch.images)
@@ -320,6 +332,10 @@ class Evaluation(Run):
     def _stop(self, signal_number: int) -> None:
         self.stop(f"in epoch {self.epoch + 1} of expert {self.expert}", signal_number)
 
+    def test_split(self) -> ImageData:
+        """Open the test split."""
+        return open_test(self.spec, image_size=self.image_size, limit=self.limit, options=self.options)
+
     def _finish(self) -> Measures:
         info, points = self.data.info, self.space.reduction_points
         records = [
@@ -328,7 +344,7 @@ class Evaluation(Run):
         ]
         model = GroupedModel(self.gate, self.networks, info, self.trained, self.multiple)
         save_model(self.folder, model, records, self.gate_record)
-        test = open_test(self.spec, image_size=self.image_size, limit=self.limit, options=self.options)
+        test = self.test_split()
         found = answers(
             self.gate,
             self.networks,

@@ -101,7 +101,7 @@ class Search(Run):
         self.spaces = [self.space] * settings.experts
         self.learner = build_learner(self.plan, self.spaces, len(self.data), self.data.info, self.device)
         self.sums: dict[str, float] = {}
-        self.information: float | None = None if self._wants_scouts() else self.plan.settings.gate.mutual_information
+        self.information: float | None = None if self.wants_scouts() else self.plan.settings.gate.mutual_information
         self.start(resume)
         self.last_record: dict[str, Any] = {}
 
@@ -110,7 +110,7 @@ class Search(Run):
         """Steps of one epoch."""
         return num_steps(len(self.split.train), self.settings.batch_size)
 
-    def _rebuild(self) -> None:
+    def rebuild(self) -> None:
         """Build the supernets of the stage under way anew; gate and C live on."""
         stage = self.plan.place(self.epoch)[0]
         experts = build_experts(self.plan, self.spaces, stage, self.data.info, self.device)
@@ -169,10 +169,11 @@ class Search(Run):
             raise LbgnasError(f"holds {len(content['operations'])} experts instead of {len(self.spaces)}")
         self.spaces = [self.space.with_operations(own) for own in content["operations"]]
         if self.plan.place(self.epoch)[0]:
-            self._rebuild()
+            self.rebuild()
         self.learner.load_state_dict(state)
 
-    def _batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, Batch]]:
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[Batch, Batch]]:
+        """Return the pairs of training and validation batches of an epoch from step `start` on."""
         common: dict[str, Any] = {
             "seed": self.settings.seed,
             "augment": True,
@@ -209,7 +210,8 @@ class Search(Run):
         path, cells = self.write_result()
         return SearchResult(path, cells, self.validation_accuracy())
 
-    def _wants_scouts(self) -> bool:
+    def wants_scouts(self) -> bool:
+        """Return whether the settings ask for scouts that groups could use."""
         return self.plan.settings.gate.scouts > 0 and self.plan.settings.experts > 1
 
     def _scout(self, interrupts: Interrupts) -> None:
@@ -235,27 +237,13 @@ class Search(Run):
         levels = self.plan.levels(self.epoch)
         if self.information is not None:
             levels = dataclasses.replace(levels, mutual_information=self.information)
-        experts = self.learner.experts
-        self.plan.prepare(experts, self.epoch)
-        reference = self.settings.grouping == "none" and self.settings.order != "shared"
-        take = self.learner.bilevel_step if reference else self.learner.step
-        for train, validation in self._batches(self.epoch, self.step_in_epoch):
-            # A seed for every step: what is dropped is the same in all passes, and after a resume.
-            experts.seed = derive_seed(self.settings.seed, "draws", self.epoch, self.step_in_epoch)
-            try:
-                losses = take(train, validation, levels)
-            except NonFinite as error:
-                self.save()
-                raise NonFinite(
-                    f"epoch {self.epoch + 1}, step {self.step_in_epoch + 1}: {error}; the state before this step is in "
-                    f"{self.folder / CHECKPOINT}"
-                ) from None
-            add_losses(self.sums, losses)
-            self.step_in_epoch += 1
+        self.plan.prepare(self.learner.experts, self.epoch)
+        for train, validation in self.batches(self.epoch, self.step_in_epoch):
+            self.take_step(train, validation, levels)
             self.report.step({name: value / self.step_in_epoch for name, value in self.sums.items() if "loss" in name})
             if interrupts.received is not None and self.step_in_epoch < self.steps:
                 self._stop(interrupts.received)
-        record = self._record(levels, time.monotonic() - started)
+        record = self.record(levels, time.monotonic() - started)
         self._end_epoch()
         # The record first: a kill between the two writes repeats the epoch and writes the same record again.
         metrics.write(record)
@@ -267,27 +255,49 @@ class Search(Run):
         if interrupts.received is not None and self.epoch < self.plan.epochs:
             self._stop(interrupts.received)
 
+    def take_step(self, train: Batch, validation: Batch, levels: Levels) -> None:
+        """Take one step of the epoch under way.
+
+        Raises:
+            NonFinite: a level gave NaN or infinity; the checkpoint of the state before is written.
+        """
+        reference = self.settings.grouping == "none" and self.settings.order != "shared"
+        take = self.learner.bilevel_step if reference else self.learner.step
+        # A seed for every step: what is dropped is the same in all passes, and after a resume.
+        self.learner.experts.seed = derive_seed(self.settings.seed, "draws", self.epoch, self.step_in_epoch)
+        try:
+            losses = take(train, validation, levels)
+        except NonFinite as error:
+            self.save()
+            raise NonFinite(
+                f"epoch {self.epoch + 1}, step {self.step_in_epoch + 1}: {error}; the state before this step is in "
+                f"{self.folder / CHECKPOINT}"
+            ) from None
+        add_losses(self.sums, losses)
+        self.step_in_epoch += 1
+
     def _end_epoch(self) -> None:
         """Go on to the next epoch; where it begins a stage, drop operations and build the supernets anew."""
         before = self.plan.place(self.epoch)[0]
         self.epoch, self.step_in_epoch, self.sums = self.epoch + 1, 0, {}
         stage = self.plan.place(self.epoch)[0]
         if stage > before:
-            pairs = zip(self.spaces, self._alphas(), strict=True)
+            pairs = zip(self.spaces, self.alphas(), strict=True)
             self.spaces = [prune(space, own, self.plan.stages[stage].keep) for space, own in pairs]
-            self._rebuild()
+            self.rebuild()
 
     def _stop(self, signal_number: int) -> None:
         self.stop(f"in epoch {self.epoch + 1} after {self.step_in_epoch} of {self.steps} steps", signal_number)
 
-    def _alphas(self) -> list[dict[str, Any]]:
+    def alphas(self) -> list[dict[str, Any]]:
+        """Return the architecture parameters of each expert as arrays."""
         return [
             {name: value.detach().cpu().numpy() for name, value in own.items()} for own in self.learner.architecture
         ]
 
     def architectures(self) -> tuple[CellGenotype, ...]:
         """Return the genotype of each expert as the alphas stand."""
-        pairs = zip(self.spaces, self._alphas(), strict=True)
+        pairs = zip(self.spaces, self.alphas(), strict=True)
         return tuple(self.base.derive(space, own, self.plan.max_skips) for space, own in pairs)
 
     def validation_accuracy(self) -> float:
@@ -296,7 +306,8 @@ class Search(Run):
         found = answers(learner.gate, learner.experts.modules, self.data, ids, self.device, multiple=multiple)
         return accuracy(found.routed, found.labels)
 
-    def _record(self, levels: Levels, seconds: float) -> dict[str, Any]:
+    def record(self, levels: Levels, seconds: float) -> dict[str, Any]:
+        """Return what metrics.jsonl keeps of the epoch under way."""
         learner, ids, multiple = self.learner, self.split.train, self.plan.size_multiple
         logits = learner.assignment_logits
         probs = gate_groups(learner.gate, self.data, ids, self.device, multiple)

@@ -193,7 +193,7 @@ def test_the_skip_limit_holds_for_any_base(tmp_path, settings, base):
 @pytest.mark.parametrize("side", [30, 31, 33])
 def test_odd_sides_are_padded_to_what_the_reductions_halve(tmp_path, settings, side):
     search = Search(settings("darts", "none", image_size=side, epochs=1), tmp_path)
-    train, _ = next(search._batches(0, 0))
+    train, _ = next(search.batches(0, 0))
     assert train.images.shape[2:] == (-(-side // 4) * 4,) * 2
 
 
@@ -202,7 +202,7 @@ def test_a_space_with_three_reductions_pads_and_evaluates_alike(tmp_path):
     space.write_text(SPACE.replace(", noise", "") + "reductions: [1/4, 1/2, 3/4]\n")
     wanted = {**SETTINGS, "space": str(space), "image_size": 10, "epochs": 1, "network": {"cells": 5, "channels": 4}}
     search = Search(SearchSettings(**wanted), tmp_path / "search")
-    train, _ = next(search._batches(0, 0))
+    train, _ = next(search.batches(0, 0))
     assert train.images.shape[2:] == (16, 16)
     search.run()
     space.unlink()  # the genotype file tells the space

@@ -56,7 +56,7 @@ def step_reaches_every_level(search):
     search.plan.prepare(search.learner.experts, search.epoch)
     search.learner.experts.seed = 0
     learner = search.learner
-    train, validation = next(search._batches(0, 0))
+    train, validation = next(search.batches(0, 0))
     rows = None if learner.assignment_logits is None else learner.assignment_logits[train.ids]
     result = unrolled_step(learner.experts, learner.gate, rows, train, validation, search.plan.levels(search.epoch))
     losses = result.losses
@@ -205,7 +205,7 @@ def test_nan_in_training_names_level_and_leaves_the_state_before(tmp_path):
 
 def test_sizes_that_cannot_be_halved_are_padded(tmp_path):
     search = Search(SearchSettings(**{**SMALL, "base": "pcdarts", "image_size": 10, "epochs": 1}), tmp_path)
-    train, _ = next(search._batches(0, 0))
+    train, _ = next(search.batches(0, 0))
     assert train.images.shape[2:] == (12, 12)
 
 

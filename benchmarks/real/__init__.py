@@ -1,0 +1,1 @@
+"""Searched experts on real images, plain and with classes balanced, beside what they must be compared with."""

@@ -1,0 +1,163 @@
+"""What a run will need, from a few of its steps: time, memory, parameters. Nothing is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
+
+import torch
+
+from lbgnas.bases.pdarts import prune
+from lbgnas.engine.evaluate import Evaluation
+from lbgnas.engine.inference import answers
+from lbgnas.engine.plan import Plan
+from lbgnas.engine.scouts import run_scouts
+from lbgnas.engine.search import Search
+from lbgnas.networks.counting import count_parameters
+
+Item = TypeVar("Item")
+STEPS = 4
+SAMPLES = 256
+
+
+class Estimate(NamedTuple):
+    """What a run is expected to need.
+
+    Attributes:
+        seconds: from its first step to its result.
+        peak_bytes: of the process on a CPU, of the device otherwise.
+        parameters: of all experts and the gate.
+        step_seconds: of one step; the longest where stages or experts differ.
+    """
+
+    seconds: float
+    peak_bytes: int
+    parameters: int
+    step_seconds: float
+
+    def told(self, device: torch.device) -> str:
+        """Return one line."""
+        hours, rest = divmod(round(self.seconds), 3600)
+        memory = "memory of the GPU" if device.type == "cuda" else "memory of the process"
+        return (
+            f"estimate: {hours} h {rest // 60} min {rest % 60} s, {self.step_seconds:.2g} s a step; {memory} "
+            f"{self.peak_bytes / 2**30:.2f} GiB; {self.parameters:,} parameters with the gate"
+        )
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the most memory used so far: of the process (CPU), or of the device."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _seconds(device: torch.device, work: Callable[[], object]) -> float:
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    started = now()
+    work()
+    return now() - started
+
+
+def _step_seconds(device: torch.device, stream: Iterator[Item], take: Callable[[Item], object]) -> float:
+    """Return the seconds of a step, its wait for data included: the median of all but the first."""
+    times: list[float] = []
+
+    def step() -> None:
+        take(next(stream))
+
+    while len(times) < STEPS:
+        try:
+            times.append(_seconds(device, step))
+        except StopIteration:
+            break
+    later = sorted(times[1:]) or times
+    return later[len(later) // 2]
+
+
+def _phase_seconds(search: Search, learned: bool) -> float:
+    """Return the seconds of a step of the stage under way, with A learned or frozen."""
+    levels = dataclasses.replace(search.plan.levels(search.epoch), architecture=learned)
+    search.plan.prepare(search.learner.experts, search.epoch)
+    stream = search.batches(search.epoch, 0)
+    return _step_seconds(search.device, stream, lambda pair: search.take_step(*pair, levels=levels))
+
+
+def _end_seconds(search: Search) -> float:
+    """Return the seconds of the end of an epoch: its record and its checkpoint."""
+    levels = search.plan.levels(search.epoch)
+    return _seconds(search.device, lambda: search.record(levels, 0.0)) + _seconds(search.device, search.save)
+
+
+def _scout_seconds(search: Search) -> float:
+    """Return the seconds of all scouts, from one epoch of one."""
+    plan, gate = search.plan, search.plan.settings.gate
+    one = plan.settings.model_copy(update={"gate": gate.model_copy(update={"scouts": 1, "scout_epochs": 1})})
+    short = Plan(one, plan.base, plan.space)
+    each = _seconds(search.device, lambda: run_scouts(short, search.data, search.split, search.device, lambda: None))
+    return each * gate.scouts * gate.scout_epochs
+
+
+def estimate_search(search: Search) -> Estimate:
+    """Return what a search will need. It is spent afterwards: give one in a folder of its own.
+
+    A few steps of every stage are taken, with A frozen and learned, and one epoch's end; scouts run for one epoch.
+    """
+    plan, settings = search.plan, search.plan.settings
+    total = _scout_seconds(search) if search.wants_scouts() else 0.0
+    longest, count = 0.0, 0
+    for number, stage in enumerate(plan.stages):
+        search.epoch = number * settings.epochs
+        if number:
+            pairs = zip(search.spaces, search.alphas(), strict=True)
+            search.spaces = [prune(space, own, stage.keep) for space, own in pairs]
+            search.rebuild()
+        learner = search.learner
+        modules = [*learner.experts.modules, *([] if learner.gate is None else [learner.gate])]
+        count = max(count, sum(count_parameters(module) for module in modules))
+        for learned, epochs in ((False, plan.warmup), (True, settings.epochs - plan.warmup)):
+            if epochs:
+                each = _phase_seconds(search, learned)
+                total, longest = total + each * epochs * search.steps, max(longest, each)
+        total += settings.epochs * _end_seconds(search)
+        search.sums, search.step_in_epoch = {}, 0
+    return Estimate(total, peak_bytes(search.device), count, longest)
+
+
+def estimate_evaluation(evaluation: Evaluation) -> Estimate:
+    """Return what an evaluation will need. It is spent afterwards: give one in a folder of its own.
+
+    A few steps of every expert are taken; the answers to the test split are timed on a few samples of the pool.
+    """
+    device, total, longest = evaluation.device, 0.0, 0.0
+    for index, trained in enumerate(evaluation.trained):
+        if trained:
+            evaluation.take_up(index)
+            each = _training_seconds(evaluation, index)
+            save = _seconds(device, evaluation.save)
+            total += evaluation.settings.epochs * (each * evaluation.steps(index) + save)
+            longest = max(longest, each)
+    some = torch.arange(min(SAMPLES, len(evaluation.data)))
+    gate, networks, multiple = evaluation.gate, evaluation.networks, evaluation.multiple
+
+    def answer() -> None:
+        answers(gate, networks, evaluation.data, some, device, all_experts=True, multiple=multiple)
+
+    total += _seconds(device, answer) * len(evaluation.test_split()) / len(some)
+    modules = [*networks, *([] if gate is None else [gate])]
+    return Estimate(total, peak_bytes(device), sum(count_parameters(module) for module in modules), longest)
+
+
+def _training_seconds(evaluation: Evaluation, index: int) -> float:
+    network = evaluation.networks[index].train()
+    stream = evaluation.batches()
+    return _step_seconds(evaluation.device, stream, lambda batch: evaluation.train_step(network, batch))

@@ -1,0 +1,74 @@
+"""An estimate multiplies what was measured as the run itself would repeat it."""
+
+from __future__ import annotations
+
+import pytest
+
+from lbgnas.config import EvaluationSettings, SearchSettings, SupernetSettings
+from lbgnas.engine import estimate
+from lbgnas.engine.evaluate import Evaluation
+from lbgnas.engine.search import Search
+from lbgnas.networks.counting import count_parameters
+from tests.small import EVALUATE, SEARCH, run
+
+
+@pytest.fixture
+def one_second(monkeypatch):
+    """Everything that is timed takes one second."""
+
+    def seconds(device, work):
+        work()
+        return 1.0
+
+    monkeypatch.setattr(estimate, "_seconds", seconds)
+
+
+@pytest.mark.parametrize(("base", "stages", "scouts"), [("pcdarts", 1, 0), ("pcdarts", 1, 3), ("pdarts", 3, 0)])
+def test_a_search_is_all_its_steps_and_the_ends_of_its_epochs(tmp_path, one_second, base, stages, scouts):
+    settings = SearchSettings(
+        base=base,
+        grouping="lbg",
+        limit=40,
+        batch_size=10,
+        epochs=2,
+        network=SupernetSettings(cells=3, channels=8),
+        stages={"added_cells": (0, 0, 0)},
+        gate={"scouts": scouts, "scout_epochs": 4},
+    )
+    search = Search(settings, tmp_path)
+    found = estimate.estimate_search(search)
+    assert search.steps == 2
+    assert found.seconds == stages * 2 * (2 * 1.0 + 2.0) + scouts * 4 * 1.0
+    assert found.step_seconds == 1.0
+    again = tmp_path / "again"
+    again.mkdir()
+    first = Search(settings, again).learner  # the estimate's own has the last stage's operations
+    assert found.parameters == sum(map(count_parameters, (*first.experts.modules, first.gate)))
+    assert found.peak_bytes > 2**20
+
+
+def test_an_evaluation_is_the_steps_of_every_expert_and_the_test_split(tmp_path, one_second):
+    settings = EvaluationSettings(
+        genotype="DARTS_V2",
+        data="coloured-digits",
+        limit=40,
+        epochs=3,
+        batch_size=16,
+        network={"cells": 3, "channels": 4},
+    )
+    evaluation = Evaluation(settings, tmp_path)
+    found = estimate.estimate_evaluation(evaluation)
+    samples = len(evaluation.data)
+    assert found.seconds == 3 * (evaluation.steps(0) + 1.0) + len(evaluation.test_split()) / samples
+    assert found.parameters == count_parameters(evaluation.networks[0])
+
+
+def test_the_tools_print_one_line_and_leave_nothing(tmp_path):
+    search = run("search", "--estimate", "--base", "pcdarts", "--grouping", "lbg", *SEARCH, cwd=tmp_path)
+    assert search.returncode == 0, search.stderr
+    evaluate = run("evaluate", "--estimate", "--genotype", "DARTS_V2", "--data", "coloured-digits", "--limit", "40",
+                   *EVALUATE, cwd=tmp_path)  # fmt: skip
+    assert evaluate.returncode == 0, evaluate.stderr
+    for done in (search, evaluate):
+        assert done.stdout.splitlines()[-1].startswith("estimate: 0 h ")
+    assert not list(tmp_path.iterdir())
