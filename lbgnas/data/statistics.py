@@ -54,7 +54,10 @@ def left_out(names: Sequence[str]) -> str:
     """
     more = len(names) - _MOST_NAMES
     named = ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
-    return f"{len(names)} images could not be read and were left out: {named}."
+    counted = (
+        "1 image could not be read and was" if len(names) == 1 else f"{len(names)} images could not be read and were"
+    )
+    return f"{counted} left out: {named}."
 
 
 def _counts(data: ImageData) -> tuple[torch.Tensor, list[str]]:
