@@ -1,0 +1,1 @@
+"""Many searches and evaluations as one experiment of NNI: what varies, one trial, the experiment, the table."""
