@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from lbgnas.config import merged, validated
+from lbgnas.data.checks import check_pixels
 from lbgnas.data.image_data import DataInfo, TensorImages
 from lbgnas.engine.grouped_model import GroupedModel, Prediction
 from lbgnas.engine.groups import GroupTraining
+from lbgnas.engine.interrupts import Interrupted
 from lbgnas.errors import LbgnasError
 from lbgnas.group_settings import GroupSettings
 
@@ -34,7 +39,7 @@ class GroupedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         finetune_epochs: of each expert on its own samples.
         batch_size: images a step.
         settings: all other fields of `GroupSettings`, nested ones as dicts.
-        random_state: seed.
+        random_state: seed; as in scikit-learn, a RandomState draws it, and None draws it from NumPy's.
         device: where to compute.
 
     Attributes:
@@ -60,7 +65,7 @@ class GroupedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         finetune_epochs: int = 200,
         batch_size: int = 128,
         settings: Mapping[str, Any] | None = None,
-        random_state: int = 0,
+        random_state: int | np.random.RandomState | None = 0,
         device: str = "cpu",
     ) -> None:
         self.method = method
@@ -84,8 +89,10 @@ class GroupedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises:
             LbgnasError: arrays or settings that do not fit; losses that are not finite.
+            KeyboardInterrupt: after Ctrl-C.
         """
         images = _images(X)
+        check_classification_targets(y)
         self.classes_, labels = np.unique(np.asarray(y), return_inverse=True)
         if labels.shape != (len(images),):
             raise LbgnasError(f"y: shape {np.shape(y)} for {len(images)} images; one label per image is needed")
@@ -100,7 +107,12 @@ class GroupedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         data = TensorImages(scaled, torch.from_numpy(labels), info)
         with tempfile.TemporaryDirectory() as folder:
             run = GroupTraining(self._settings(), Path(folder), torch.device(self.device), data=data)
-            run.train()
+            try:
+                run.train()
+            except Interrupted as stopped:
+                # There is nothing to go on with: the folder is temporary.
+                signal.raise_signal(stopped.signal_number)
+                raise
             self.model_: GroupedModel = run.model().eval()
         return self
 
@@ -114,9 +126,21 @@ class GroupedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "epochs": self.epochs,
             "finetune": {"epochs": self.finetune_epochs},
             "batch_size": self.batch_size,
-            "seed": self.random_state,
+            "seed": self._seed(),
         }
         return validated(GroupSettings, merged(named, self.settings or {}), "GroupedClassifier")
+
+    def _seed(self) -> int:
+        if isinstance(self.random_state, int):
+            return self.random_state
+        return int(check_random_state(self.random_state).randint(2**31))
+
+    def __sklearn_tags__(self) -> Any:
+        """Say what X is: images, in arrays of three or four dimensions."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        return tags
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the probabilities of `classes_` by each image's own expert, (N, classes)."""
@@ -151,4 +175,6 @@ def _images(X: ArrayLike) -> NDArray[np.float32]:
         raise LbgnasError(f"X: {array.dtype} is not allowed; give bytes (uint8) or numbers in [0, 1]")
     if array.dtype.kind == "u":
         array = array / np.iinfo(array.dtype).max
-    return array.astype(np.float32)
+    images = array.astype(np.float32)
+    check_pixels(torch.from_numpy(images), images.shape[1], images.shape[2], "X")
+    return images

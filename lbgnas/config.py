@@ -241,6 +241,8 @@ class EvaluationSettings(DataOptions):
     cutout: int = Field(16, ge=0)
     """Side of the square cut out of training images, in pixels."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    ensemble: int | None = Field(None, ge=2, le=8)
+    """Bagging of one architecture: so many networks, each on a bootstrap sample; the soft mixture is their answer."""
     expert_balance: Literal["none", "class"] | None = None
     """class: every class weighs the same inside each expert's group; by default as in the search."""
     stem: Literal["cifar", "imagenet"] | None = None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from lbgnas.data.file_images import FileImages, class_folders, photographs
+from lbgnas.data.image_files import class_files
 from lbgnas.errors import LbgnasError
 
 NAME = "imagenet"
@@ -35,7 +36,7 @@ def load(
     folder = path / ("train" if part == "pool" else "val")
     data = class_folders(folder, photographs(NAME, (), size or _SIZE), skip_bad_images)
     if part == "test":
-        trained = {entry.name for entry in (path / "train").iterdir() if entry.is_dir()}
+        trained = set(class_files(path / "train"))
         stray = sorted(trained.symmetric_difference(data.info.class_names))
         if stray:
             raise LbgnasError(f"{path}: the class {stray[0]!r} is in only one of train and val")

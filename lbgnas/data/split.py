@@ -54,6 +54,16 @@ def stratified_halves(strata: torch.Tensor, portion: float, rng: torch.Generator
     return order[:count].sort().values, order[count:].sort().values
 
 
+def bootstrap_sample(count: int, seed: int, index: int) -> torch.Tensor:
+    """Return `count` sample ids drawn with replacement: the training samples of a bagged network.
+
+    Example:
+        >>> len(bootstrap_sample(100, seed=0, index=1).unique()) < 80
+        True
+    """
+    return torch.randint(count, (count,), generator=generator(seed, "bootstrap", index))
+
+
 def make_split(data: ImageData, seed: int, train_portion: float | None = None) -> Split:
     """Return a random split with (nearly) the same classes in both halves.
 

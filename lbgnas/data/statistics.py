@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from lbgnas.data.image_data import ImageData
 from lbgnas.fairness.markdown import table
 
 _MOST_ROWS = 40
-_MOST_NAMES = 10
+_MOST_NAMES = 100
 
 
 def described(data: ImageData) -> str:
@@ -37,12 +39,25 @@ def described(data: ImageData) -> str:
     if data.for_validation is not None:
         lines += ["", f"{int(data.for_validation.sum())} of them stay in the validation half of a search."]
     if info.skipped:
-        more = len(info.skipped) - _MOST_NAMES
-        named = ", ".join(info.skipped[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
-        lines += ["", f"{len(info.skipped)} images could not be read and were left out: {named}."]
+        lines += ["", left_out(info.skipped)]
     if info.note:
         lines += ["", info.note]
     return "\n".join(lines)
+
+
+def left_out(names: Sequence[str]) -> str:
+    """Return a sentence that counts and names image files that could not be read.
+
+    Example:
+        >>> left_out(["a.png", "b.png"])
+        '2 images could not be read and were left out: a.png, b.png.'
+    """
+    more = len(names) - _MOST_NAMES
+    named = ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+    counted = (
+        "1 image could not be read and was" if len(names) == 1 else f"{len(names)} images could not be read and were"
+    )
+    return f"{counted} left out: {named}."
 
 
 def _counts(data: ImageData) -> tuple[torch.Tensor, list[str]]:

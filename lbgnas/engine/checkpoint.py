@@ -15,7 +15,7 @@ from lbgnas.errors import LbgnasError
 from lbgnas.files import write_whole
 
 FORMAT = "lbgnas.checkpoint"
-VERSION = 2
+VERSION = 3
 
 
 def save_checkpoint(path: Path, kind: str, identity: Mapping[str, Any], content: Mapping[str, Any]) -> None:

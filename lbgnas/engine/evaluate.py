@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lbgnas.config import DataOptions, EvaluationSettings, validated
 from lbgnas.data.batches import Batch, batches, num_steps
 from lbgnas.data.image_data import ImageData
 from lbgnas.data.seeds import derive_seed
 from lbgnas.data.sources import open_pool, open_test
+from lbgnas.data.split import bootstrap_sample
 from lbgnas.engine.grouped_model import GroupedModel, save_model, stacked_record
 from lbgnas.engine.inference import answers, gate_groups
 from lbgnas.engine.interrupts import Interrupts
@@ -32,6 +33,7 @@ from lbgnas.genotype import CellGenotype, load, resolve
 from lbgnas.grouping.balance import class_weights
 from lbgnas.grouping.learner import NonFinite
 from lbgnas.networks.counting import count_parameters
+from lbgnas.networks.gates import UniformGate
 from lbgnas.networks.layout import Stem, size_multiple
 from lbgnas.networks.sizing import expert_size
 from lbgnas.networks.stacked import StackedNetwork
@@ -64,8 +66,12 @@ class Evaluation(Run):
         self.settings = settings
         path = resolve(settings.genotype)
         self.genotype = load(path)
+        self.cells = list(self.genotype.experts)
         gate = load_gate(path, self.genotype)
-        self.gate = None if gate is None else gate.to(self.device)
+        self.gate_record: dict[str, Any] | None = None if gate is None else gate.record
+        self.gate: nn.Module | None = None if gate is None else gate.to(self.device)
+        if settings.ensemble is not None:
+            self._bag(settings.ensemble)
         searched = self.genotype.provenance.get("settings")
         names = ("data", "image_size", "limit", "expert_balance", *DataOptions.model_fields)
         inherited = (
@@ -89,13 +95,15 @@ class Evaluation(Run):
             )
         self.space = searched_space(self.genotype)
         self.stem: Stem = settings.stem or self.space.stem
-        self.sizes = [self._size(cell) for cell in self.genotype.experts]
+        self.sizes = [self._size(cell) for cell in self.cells]
         points = self.space.reduction_points
         self.multiple = max(4, *(size_multiple(cells, self.stem, points) for cells, _ in self.sizes))
         everyone = torch.arange(len(self.data))
         self.probs = gate_groups(self.gate, self.data, everyone, self.device, self.multiple)
         group = self.probs.argmax(1)
-        self.own = [(group == index).nonzero()[:, 0] for index in range(len(self.genotype.experts))]
+        self.own = [(group == index).nonzero()[:, 0] for index in range(len(self.cells))]
+        if settings.ensemble is not None:
+            self.own = [bootstrap_sample(len(self.data), settings.seed, index) for index in range(len(self.cells))]
         self.trained = [len(rows) >= 2 for rows in self.own]
         self.class_weights: Tensor | None = None
         if (settings.expert_balance or before.expert_balance) == "class":
@@ -103,11 +111,25 @@ class Evaluation(Run):
                 [torch.bincount(self.data.labels[rows], minlength=info.num_classes) for rows in self.own]
             )
             self.class_weights = class_weights(counts.float()).to(self.device)
-        self.networks = [self._network(index) for index in range(len(self.genotype.experts))]
+        self.networks = [self._network(index) for index in range(len(self.cells))]
         self.expert = 0
         self.loss_sum = 0.0
         self.optimizer = self._optimizer()
         self.start(resume)
+
+    def _bag(self, count: int) -> None:
+        """Take one architecture so many times over; each answer weighs the same.
+
+        Raises:
+            LbgnasError: for a genotype of several experts.
+        """
+        if len(self.cells) > 1:
+            raise LbgnasError(
+                f"--ensemble {count}: {self.genotype.name} has {len(self.cells)} experts; a genotype with one is needed"
+            )
+        self.cells *= count
+        self.gate = UniformGate(count)
+        self.gate_record = {"kind": "uniform", "in_channels": 0, "groups": count}
 
     def _size(self, cell: CellGenotype) -> tuple[int, int]:
         settings = self.settings
@@ -116,9 +138,7 @@ class Evaluation(Run):
             with torch.device("meta"):
                 return count_parameters(self._build(cell, cells, channels, auxiliary=False))
 
-        cells, channels = expert_size(
-            count, settings.network.cells, settings.network.channels, len(self.genotype.experts)
-        )
+        cells, channels = expert_size(count, settings.network.cells, settings.network.channels, len(self.cells))
         return settings.layers or cells, settings.channels or channels
 
     def _build(self, cell: CellGenotype, cells: int, channels: int, auxiliary: bool) -> StackedNetwork:
@@ -138,7 +158,7 @@ class Evaluation(Run):
     def _network(self, index: int) -> StackedNetwork:
         torch.manual_seed(derive_seed(self.settings.seed, "network", index) % 2**63)
         cells, channels = self.sizes[index]
-        network = self._build(self.genotype.experts[index], cells, channels, self.settings.auxiliary_weight > 0)
+        network = self._build(self.cells[index], cells, channels, self.settings.auxiliary_weight > 0)
         return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def _optimizer(self) -> torch.optim.SGD:
@@ -154,7 +174,7 @@ class Evaluation(Run):
         return {
             "base": self.genotype.base,
             "grouping": self.genotype.grouping,
-            "experts": [cell.short() for cell in self.genotype.experts],
+            "experts": [cell.short() for cell in self.cells],
             "sizes": [list(size) for size in self.sizes],
             "data": self.data.fingerprint(),
             "settings": self.settings.model_dump_json(),
@@ -320,10 +340,10 @@ class Evaluation(Run):
         info, points = self.data.info, self.space.reduction_points
         records = [
             stacked_record(cell, *size, info, self.stem, points)
-            for cell, size in zip(self.genotype.experts, self.sizes, strict=True)
+            for cell, size in zip(self.cells, self.sizes, strict=True)
         ]
         model = GroupedModel(self.gate, self.networks, info, self.trained, self.multiple)
-        save_model(self.folder, model, records, None if self.gate is None else self.gate.record)
+        save_model(self.folder, model, records, self.gate_record)
         test = self.test_split()
         found = answers(
             self.gate,
@@ -336,7 +356,8 @@ class Evaluation(Run):
         )
         counts = [len(rows) for rows in self.own]
         measures = measure(found, test, self.networks, self.gate, counts, self.trained, self.multiple)
-        write_text(self.folder / RESULTS, json.dumps(measures.to_dict(), indent=1))
+        told = {"base": self.genotype.base, "grouping": self.genotype.grouping, **measures.to_dict()}
+        write_text(self.folder / RESULTS, json.dumps(told, indent=1))
         write_text(self.folder / PREDICTIONS, predictions_csv(found, test, self.trained))
         write_text(self.folder / "results.md", measures.to_markdown())
         return measures

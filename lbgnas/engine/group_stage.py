@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lbgnas.data.batches import batches, num_steps
+from lbgnas.data.batches import Batch, batches, num_steps
 from lbgnas.data.image_data import ImageData
 from lbgnas.data.seeds import derive_seed
 from lbgnas.data.split import Split
 from lbgnas.engine.checkpoint import to_device
 from lbgnas.engine.inference import accuracy, answers, gate_groups
-from lbgnas.engine.interrupts import Interrupted, Interrupts
 from lbgnas.engine.record import entropy, group_shares
-from lbgnas.engine.reporting import Reporter
 from lbgnas.engine.schedules import cosine
 from lbgnas.engine.three_levels import learner_start, three_levels
 from lbgnas.group_settings import GroupSettings
 from lbgnas.grouping.experts import Experts
-from lbgnas.grouping.learner import Learner, NonFinite
+from lbgnas.grouping.learner import Learner
 from lbgnas.grouping.levels import Levels
 
 
@@ -60,53 +58,29 @@ class GroupStage:
         gate_rate = gate.rate * rate / weights.rate
         return three_levels(settings, gate, weights, settings.method == "dalbg", rate, gate_rate, False)
 
-    def run_epoch(self, epoch: int, interrupts: Interrupts, report: Reporter) -> dict[str, Any]:
-        """Learn for one epoch and return its record.
+    @property
+    def steps(self) -> int:
+        """Steps of one epoch."""
+        return num_steps(len(self.split.train), self.settings.batch_size)
 
-        Raises:
-            NonFinite: a level gave NaN or infinity.
-            Interrupted: the user or the system asked to stop; what this epoch did is not kept.
-        """
-        learner, levels = self.learner, self.levels(epoch)
-        for module in learner.experts.modules:
+    def begin_epoch(self, epoch: int) -> None:
+        """Prepare for an epoch, from its first step or from any other."""
+        for module in self.learner.experts.modules:
             module.train()
-        sums = torch.zeros(3, dtype=torch.float64)
-        steps = num_steps(len(self.split.train), self.settings.batch_size)
-        validation = self._stream(self.split.validation, "validation", epoch)
-        for step, train in enumerate(self._stream(self.split.train, "train", epoch)):
-            held_out = next(validation, None)
-            if held_out is None:
-                validation = self._stream(self.split.validation, "validation", epoch, step)
-                held_out = next(validation)
-            torch.manual_seed(derive_seed(self.settings.seed, "step", epoch, step) % 2**63)
-            try:
-                losses = learner.step(train, held_out, levels)
-            except NonFinite as error:
-                raise NonFinite(f"groups, epoch {epoch + 1}, step {step + 1}: {error}") from None
-            assert losses.gate is not None
-            assert losses.validation is not None
-            seen = torch.stack([losses.gate, losses.experts, losses.validation]).detach().double().cpu()
-            sums += seen
-            names = ("gate", "experts", "validation")
-            report.step(dict(zip(names, (sums / (step + 1)).tolist(), strict=True)))
-            if interrupts.received is not None:
-                raise Interrupted(f"stopped in epoch {epoch + 1} of the groups", interrupts.received)
-        gate_loss, expert_loss, validation_loss = (sums / steps).tolist()
-        found = answers(learner.gate, learner.experts.modules, self.data, self.split.validation, self.device)
-        probs = gate_groups(learner.gate, self.data, self.split.train, self.device)
-        reached = accuracy(found.routed, found.labels)
-        if self.settings.patience is not None and (self.best is None or reached > self.best["accuracy"]):
-            self.best = {"accuracy": reached, "epoch": epoch, "learner": copy.deepcopy(learner.state_dict())}
-        return {
-            "gate_loss": gate_loss,
-            "expert_loss": expert_loss,
-            "validation_loss": validation_loss,
-            "validation_accuracy": reached,
-            "group_share": group_shares(probs.argmax(1), probs.shape[1]),
-            "group_entropy": entropy(probs.mean(0)),
-        }
 
-    def _stream(self, ids: Tensor, half: str, epoch: int, turn: int = 0) -> Any:
+    def stream(self, epoch: int, start: int) -> Iterator[tuple[Batch, Batch]]:
+        """Return the batches of both halves from a step on; a shorter validation half begins again."""
+        rounds = num_steps(len(self.split.validation), self.settings.batch_size)
+
+        def validation() -> Iterator[Batch]:
+            turn, offset = divmod(start, rounds)
+            while True:
+                yield from self._half(self.split.validation, "validation", epoch, turn, offset)
+                turn, offset = turn + 1, 0
+
+        return zip(self._half(self.split.train, "train", epoch, 0, start), validation(), strict=False)
+
+    def _half(self, ids: Tensor, half: str, epoch: int, turn: int, start: int) -> Iterator[Batch]:
         return batches(
             self.data,
             ids,
@@ -115,11 +89,42 @@ class GroupStage:
             words=(half, epoch, turn),
             augment=True,
             device=self.device,
+            start=start,
         )
 
+    def step(self, pair: tuple[Batch, Batch], epoch: int, step: int) -> dict[str, float]:
+        """Take one iteration of the three levels and return its losses.
+
+        Raises:
+            NonFinite: a level gave NaN or infinity.
+        """
+        torch.manual_seed(derive_seed(self.settings.seed, "step", epoch, step) % 2**63)
+        losses = self.learner.step(*pair, self.levels(epoch))
+        assert losses.gate is not None
+        assert losses.validation is not None
+        seen = torch.stack([losses.gate, losses.experts, losses.validation]).detach().double().tolist()
+        return dict(zip(("gate_loss", "expert_loss", "validation_loss"), seen, strict=True))
+
+    def end_epoch(self, epoch: int, means: Mapping[str, float]) -> dict[str, Any]:
+        """Return the record of an epoch with these mean losses, and remember the best epoch if that is wanted."""
+        learner = self.learner
+        found = answers(learner.gate, learner.experts.modules, self.data, self.split.validation, self.device)
+        probs = gate_groups(learner.gate, self.data, self.split.train, self.device)
+        reached = accuracy(found.routed, found.labels)
+        if self.settings.patience is not None and (self.best is None or reached > self.best["accuracy"]):
+            self.best = {"accuracy": reached, "epoch": epoch, "learner": copy.deepcopy(learner.state_dict())}
+        return {
+            **means,
+            "validation_accuracy": reached,
+            "group_share": group_shares(probs.argmax(1), probs.shape[1]),
+            "group_entropy": entropy(probs.mean(0)),
+        }
+
     def exhausted(self, epochs: int) -> bool:
-        """Return whether the patience has run out after so many epochs."""
+        """Return whether it is over after so many epochs: all are done, or the patience has run out."""
         patience = self.settings.patience
+        if epochs >= self.settings.epochs:
+            return True
         return patience is not None and self.best is not None and epochs - 1 - int(self.best["epoch"]) >= patience
 
     def go_back(self) -> None:
@@ -128,7 +133,7 @@ class GroupStage:
             self.learner.load_state_dict(self.best["learner"])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything an epoch depends on."""
+        """Return everything a step depends on."""
         return {"learner": self.learner.state_dict(), "best": self.best}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

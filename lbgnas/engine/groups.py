@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lbgnas.data.batches import Batch, batches, num_steps
+from lbgnas.data.batches import batches, num_steps
 from lbgnas.data.image_data import ImageData
-from lbgnas.data.seeds import derive_seed, generator
+from lbgnas.data.seeds import derive_seed
 from lbgnas.data.sources import open_pool, open_test
-from lbgnas.data.split import Split, load_split, make_split, save_split
+from lbgnas.data.split import Split, bootstrap_sample, load_split, make_split, save_split
 from lbgnas.data.transforms import padded_size
 from lbgnas.engine.group_stage import GroupStage
 from lbgnas.engine.grouped_model import GroupedModel, save_model
 from lbgnas.engine.inference import answers, gate_groups
-from lbgnas.engine.interrupts import Interrupted, Interrupts
+from lbgnas.engine.interrupts import Interrupts
 from lbgnas.engine.measures import Measures, measure, predictions_csv
-from lbgnas.engine.plain_training import make_optimizer, train_epoch
+from lbgnas.engine.plain_training import PlainTraining, mixture_batch_loss, network_loss
 from lbgnas.engine.reporting import Reporter
 from lbgnas.engine.run import Run
 from lbgnas.engine.run_folder import SPLIT, Metrics
 from lbgnas.files import write_text
 from lbgnas.group_settings import GroupSettings
 from lbgnas.grouping.balance import class_weights
-from lbgnas.networks.comparison import COMPARISONS, OwnLoss, build_comparison, comparison_record
+from lbgnas.grouping.learner import NonFinite
+from lbgnas.networks.comparison import COMPARISONS, build_comparison, comparison_record
 from lbgnas.networks.counting import count_parameters
 from lbgnas.networks.fixed import fixed_network, parameters, shared_out
 from lbgnas.networks.gates import NearestGate, make_gate
@@ -42,7 +42,7 @@ _FIXED_GATES = {"ensemble": "uniform", "random-split": "random", "kmeans-split":
 class GroupTraining(Run):
     """One run in its folder: first the groups, then each expert on its own samples, then the test split, once.
 
-    A stopped run goes on from the last whole epoch, to the same bits.
+    A stopped run goes on from the step it was stopped after, to the same bits.
 
     Args:
         settings: everything it depends on.
@@ -80,13 +80,13 @@ class GroupTraining(Run):
         self.split: Split | None = None
         if settings.grouped:
             known = resume and split_path.exists()
-            self.split = load_split(split_path, self.data) if known else make_split(self.data, settings.seed)
+            self.split = load_split(split_path, self.data) if known else make_split(self.data, settings.seed, 0.5)
             save_split(self.split, split_path)
-        self.stage = None if self.split is None else self._stage(self.split)
         trained = ["all"] if settings.method == "moe" else [f"expert {index}" for index in range(count)]
         self.phases = [*(["groups"] if settings.grouped else []), *trained]
         self.phase = 0
-        self.optimizer = self._optimizer()
+        self.sums: dict[str, float] = {}
+        self.stage = self._stage()
         self.start(resume)
 
     def _expert(self, index: int) -> nn.Module:
@@ -128,9 +128,23 @@ class GroupTraining(Run):
         found = KMeans(count, n_init=3, random_state=seed).fit(features.numpy())
         return torch.from_numpy(found.cluster_centers_).float()
 
-    def _stage(self, split: Split) -> GroupStage:
-        assert self.gate is not None
-        return GroupStage(self.settings, self.data, split, self.experts, self.gate, self.device)
+    def _stage(self) -> GroupStage | PlainTraining | None:
+        """Return the phase under way, from its start; None after the last."""
+        if self.phase == len(self.phases):
+            return None
+        phase, settings = self.phases[self.phase], self.settings
+        if phase == "groups":
+            assert self.gate is not None
+            assert self.split is not None
+            return GroupStage(settings, self.data, self.split, self.experts, self.gate, self.device)
+        if phase == "all":
+            assert self.gate is not None
+            rows, loss = torch.arange(len(self.data)), mixture_batch_loss(self.gate, self.experts)
+            return PlainTraining(settings, self.data, rows, phase, [*self.experts, self.gate], loss, self.device)
+        index = int(phase.removeprefix("expert "))
+        rows, expert = self.own()[index], self.experts[index]
+        loss = network_loss(expert, self.class_weights(rows))
+        return PlainTraining(settings, self.data, rows, phase, [expert], loss, self.device)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -162,8 +176,7 @@ class GroupTraining(Run):
         if self.gate is None:
             return [everything]
         if self.settings.method == "ensemble":
-            draws = [generator(self.settings.seed, "bootstrap", index) for index in range(count)]
-            return [torch.randint(len(everything), (len(everything),), generator=draw) for draw in draws]
+            return [bootstrap_sample(len(everything), self.settings.seed, index) for index in range(count)]
         if self.settings.method == "moe":
             return [everything] * count
         group = gate_groups(self.gate, self.data, everything, self.device).argmax(1)
@@ -178,27 +191,23 @@ class GroupTraining(Run):
         """Go through all phases that are left.
 
         Raises:
-            Interrupted: after Ctrl-C or SIGTERM.
+            Interrupted: after Ctrl-C or SIGTERM; the checkpoint is written.
             LbgnasError: for a loss that is not finite; the last epoch's checkpoint remains.
         """
         lengths = [self._length(phase) for phase in self.phases]
-        steps = [self._steps(phase) * length for phase, length in zip(self.phases, lengths, strict=True)]
-        done = sum(steps[: self.phase])
+        steps = [self._expected_steps(phase) * length for phase, length in zip(self.phases, lengths, strict=True)]
+        done = sum(steps[: self.phase]) + self.step_in_epoch
         if self.phase < len(self.phases):
-            done += self._steps(self.phases[self.phase]) * self.epoch
+            done += self._expected_steps(self.phases[self.phase]) * self.epoch
         first = sum(lengths[: self.phase]) + self.epoch
         with self.under_way("groups", sum(steps), done, first) as (interrupts, metrics):
-            try:
-                while self.phase < len(self.phases):
-                    self._run_phase(interrupts, metrics, sum(lengths[: self.phase]))
-            except Interrupted as stopped:
-                # What the epoch under way did is not kept: the checkpoint is that of the last whole one.
-                raise Interrupted(f"{stopped}; go on with --resume {self.folder}", stopped.signal_number) from None
+            while self.stage is not None:
+                self._run_phase(self.stage, interrupts, metrics, sum(lengths[: self.phase]))
 
     def _length(self, phase: str) -> int:
         return self.settings.epochs if phase == "groups" else self.settings.finetune.epochs
 
-    def _steps(self, phase: str) -> int:
+    def _expected_steps(self, phase: str) -> int:
         """Return the steps of one epoch, as if the groups were equal: they are not known beforehand."""
         count = len(self.data)
         if phase == "groups" and self.split is not None:
@@ -207,90 +216,50 @@ class GroupTraining(Run):
             count = -(-count // len(self.experts))
         return num_steps(count, self.settings.batch_size)
 
-    def _run_phase(self, interrupts: Interrupts, metrics: Metrics, before: int) -> None:
+    def _run_phase(
+        self, stage: GroupStage | PlainTraining, interrupts: Interrupts, metrics: Metrics, before: int
+    ) -> None:
         phase = self.phases[self.phase]
-        rows = torch.arange(len(self.data)) if phase in ("groups", "all") else self.own()[self._index(phase)]
-        if phase.startswith("expert") and len(rows) < 2:
+        if isinstance(stage, PlainTraining) and stage.exhausted(0):
             self.report.say(f"{phase}: too few samples to train, the gate's other choices take over")
-            self.epoch = self._length(phase)
-        while self.epoch < self._length(phase) and not self._exhausted(phase):
-            started = time.monotonic()
-            if phase == "groups":
-                assert self.stage is not None
-                record = self.stage.run_epoch(self.epoch, interrupts, self.report)
-            else:
-                loss = train_epoch(
-                    self._loss(phase), self.optimizer, self._batches(phase, rows), self.settings.finetune,
-                    self.epoch, phase, self.report, interrupts,
-                )  # fmt: skip
-                record = {"loss": loss, "samples": len(rows)}
-            record = {"epoch": before + self.epoch, "phase": phase, **record, "seconds": time.monotonic() - started}
-            self.epoch += 1
+        while not stage.exhausted(self.epoch):
+            record = {"epoch": before + self.epoch, "phase": phase, **self._run_epoch(stage, interrupts)}
+            self.epoch, self.step_in_epoch, self.sums = self.epoch + 1, 0, {}
             metrics.write(record)
             self.save()
             shown = " ".join(f"{k} {_short(v)}" for k, v in record.items() if k not in ("epoch", "phase"))
             self.report.epoch(f"{phase} | epoch {self.epoch}/{self._length(phase)} | {shown}", record)
             if interrupts.received is not None:
-                raise Interrupted(f"stopped after epoch {self.epoch} of {phase}", interrupts.received)
-        if phase == "groups" and self.stage is not None:
-            self.stage.go_back()
+                self.stop(f"after epoch {self.epoch} of {phase}", interrupts.received)
+        stage.go_back()
         self.phase, self.epoch = self.phase + 1, 0
-        self.optimizer = self._optimizer()
+        self.stage = self._stage()
         self.save()
 
-    def _exhausted(self, phase: str) -> bool:
-        return phase == "groups" and self.stage is not None and self.stage.exhausted(self.epoch)
+    def _run_epoch(self, stage: Any, interrupts: Interrupts) -> dict[str, Any]:
+        """Take the steps of the epoch that are left, and return its record."""
+        started, where = time.monotonic(), self.phases[self.phase]
+        stage.begin_epoch(self.epoch)
+        for batch in stage.stream(self.epoch, self.step_in_epoch):
+            try:
+                losses = stage.step(batch, self.epoch, self.step_in_epoch)
+            except NonFinite as error:
+                raise NonFinite(f"{where}, epoch {self.epoch + 1}, step {self.step_in_epoch + 1}: {error}") from None
+            self.sums = {name: self.sums.get(name, 0.0) + value for name, value in losses.items()}
+            self.step_in_epoch += 1
+            means = {name: value / self.step_in_epoch for name, value in self.sums.items()}
+            self.report.step(means)
+            if interrupts.received is not None and self.step_in_epoch < stage.steps:
+                at = f"in epoch {self.epoch + 1} of {where} after {self.step_in_epoch} of {stage.steps} steps"
+                self.stop(at, interrupts.received)
+        return {**stage.end_epoch(self.epoch, means), "seconds": time.monotonic() - started}
 
-    @staticmethod
-    def _index(phase: str) -> int:
-        return int(phase.removeprefix("expert "))
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        phase = self.phases[min(self.phase, len(self.phases) - 1)]
-        modules = [self.experts[self._index(phase)]] if phase.startswith("expert") else self.experts
-        if phase == "all" and self.gate is not None:
-            modules = [*modules, self.gate]
-        return make_optimizer((value for module in modules for value in module.parameters()), self.settings.finetune)
-
-    def _loss(self, phase: str) -> Any:
-        modules = self.experts if phase == "all" else [self.experts[self._index(phase)]]
-        for module in modules:
-            module.train()
-        only = modules[0]
-        if isinstance(only, OwnLoss):
-            only.begin_epoch(self.epoch, self.settings.finetune.epochs)
-            return lambda batch: only.training_loss(batch.images, batch.labels)
-        if phase != "all":
-            weights = self._class_weights(phase)
-            return lambda batch: weighted_loss(only(batch.images), batch.labels, weights)
-        gate = self.gate
-        assert gate is not None
-        return lambda batch: mixture_loss(gate.train()(batch.images), [m(batch.images) for m in modules], batch.labels)
-
-    def _class_weights(self, phase: str) -> Tensor | None:
+    def class_weights(self, rows: Tensor) -> Tensor | None:
         """Return the weight of each class in an expert's own group, None where all weigh the same."""
         if self.settings.expert_balance == "none":
             return None
-        rows = self.own()[self._index(phase)]
         counts = torch.bincount(self.data.labels[rows], minlength=self.data.info.num_classes)
         return class_weights(counts[None].float())[0].to(self.device)
-
-    def _batches(self, phase: str, rows: Tensor) -> Iterator[Batch]:
-        settings = self.settings
-        # A last batch of one sample has no batch statistics at one pixel.
-        lonely = len(rows) > settings.batch_size and len(rows) % settings.batch_size == 1
-        torch.manual_seed(derive_seed(settings.seed, phase, self.epoch) % 2**63)
-        return batches(
-            self.data,
-            rows,
-            settings.batch_size,
-            seed=settings.seed,
-            words=(phase, self.epoch),
-            augment=True,
-            cutout=settings.finetune.cutout,
-            device=self.device,
-            drop_last=lonely,
-        )
 
     def content(self) -> dict[str, Any]:
         """Return everything the run depends on from here."""
@@ -298,21 +267,21 @@ class GroupTraining(Run):
             "phase": self.phase,
             "experts": [expert.state_dict() for expert in self.experts],
             "gate": None if self.gate is None else self.gate.state_dict(),
-            "stage": None if self.stage is None or self.phase else self.stage.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "stage": None if self.stage is None else self.stage.state_dict(),
+            "sums": self.sums,
         }
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Take over what `content` returned."""
         self.phase = int(content["phase"])
-        if self.stage is not None and content["stage"] is not None:
-            self.stage.load_state_dict(content["stage"])
+        self.sums = {str(name): float(value) for name, value in content["sums"].items()}
         for expert, state in zip(self.experts, content["experts"], strict=True):
             expert.load_state_dict(state)
         if self.gate is not None:
             self.gate.load_state_dict(content["gate"])
-        self.optimizer = self._optimizer()
-        self.optimizer.load_state_dict(content["optimizer"])
+        self.stage = self._stage()
+        if self.stage is not None:
+            self.stage.load_state_dict(content["stage"])
 
     def model(self) -> GroupedModel:
         """Return gate and experts as they stand, as one module."""
@@ -337,25 +306,6 @@ class GroupTraining(Run):
         write_text(self.folder / "results.md", measures.to_markdown())
         write_text(self.folder / "predictions.csv", predictions_csv(found, test, trained))
         return measures
-
-
-def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-    """Return mean_n w_(y_n) CE_n; unlike torch's weighted mean not divided by the weights of the batch."""
-    each = F.cross_entropy(logits, labels, reduction="none")
-    return (each if weights is None else each * weights[labels]).mean()
-
-
-def mixture_loss(gate: Tensor, experts: list[Tensor], labels: Tensor) -> Tensor:
-    """Return -mean log sum_k f_k p_k(y), the mixture of experts of Jacobs et al. (1991).
-
-    Args:
-        gate: logits of the gate, (batch, K); f is their softmax.
-        experts: logits of each expert, (batch, classes).
-        labels: (batch,).
-    """
-    log_f = gate.log_softmax(1)
-    log_p = torch.stack([-F.cross_entropy(logits, labels, reduction="none") for logits in experts], 1)
-    return -(log_f + log_p).logsumexp(1).mean()
 
 
 def _short(value: object) -> str:

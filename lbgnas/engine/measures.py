@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lbgnas.data.image_data import ImageData
+from lbgnas.data.statistics import left_out
 from lbgnas.data.transforms import padded_size
 from lbgnas.engine.collapse import collapse_notes
 from lbgnas.engine.inference import Answers
@@ -59,15 +60,18 @@ class Measures:
     Attributes:
         routed: accuracy of each sample's own expert (top 1 of the gate).
         mixture: accuracy of sum_k f_k softmax(logits_k).
+        top5: of the routed answers, how often the label is among the five likeliest; None for five classes or fewer.
         experts: each expert on its own samples.
         gate_parameters, gate_macs: of the gate, 0 without.
         fairness: where the data has an attribute: of the routed predictions ("routed"), the mixture's
             ("mixture"), and each expert's on the samples routed to it ("expert 0", ...).
         data, note, samples: what was measured on.
+        skipped: image files of the test split that could not be read.
     """
 
     routed: float
     mixture: float
+    top5: float | None
     experts: tuple[ExpertMeasures, ...]
     gate_parameters: int
     gate_macs: int
@@ -76,6 +80,7 @@ class Measures:
     note: str
     attribute: str | None
     samples: int
+    skipped: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -98,6 +103,7 @@ class Measures:
         return {
             "routed_accuracy": self.routed,
             "mixture_accuracy": self.mixture,
+            "routed_top5_accuracy": self.top5,
             "experts": [vars(expert) for expert in self.experts],
             "gate": {"parameters": self.gate_parameters, "macs": self.gate_macs},
             "parameters": self.parameters,
@@ -108,6 +114,7 @@ class Measures:
             "notes": self.notes,
             "attribute": self.attribute,
             "samples": self.samples,
+            "skipped": list(self.skipped),
         }
 
     def to_markdown(self) -> str:
@@ -132,6 +139,8 @@ class Measures:
         text.append(f"Sizes of the whole include the gate; MACs are per sample: {COUNTED}.")
         if self.note:
             text.append(self.note)
+        if self.skipped:
+            text.append(f"Of the test split {left_out(self.skipped)}")
         text += [f"note: {note}" for note in self.notes]
         if self.fairness:
             text += ["", f"Cells of label and {self.attribute} (top-1 routed):", "", _cells(self.fairness["routed"])]
@@ -196,6 +205,7 @@ def measure(
     return Measures(
         routed=float(right.float().mean()),
         mixture=float((mixture == found.labels).float().mean()),
+        top5=_top5(found.experts[torch.arange(len(group)), group], found.labels),
         experts=tuple(own),
         gate_parameters=0 if gate is None else count_parameters(gate),
         gate_macs=0 if gate is None else count_macs(gate, test.info.channels, side),
@@ -204,7 +214,14 @@ def measure(
         note=test.info.note,
         attribute=test.info.attribute_name,
         samples=len(test),
+        skipped=test.info.skipped,
     )
+
+
+def _top5(logits: Tensor, labels: Tensor) -> float | None:
+    if logits.shape[1] <= 5:
+        return None
+    return float((logits.topk(5, 1).indices == labels[:, None]).any(1).float().mean())
 
 
 def _fairness(test: ImageData, labels: Tensor, predicted: Tensor, attribute: Tensor) -> FairnessReport:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import estimator_checks
 
 from lbgnas import GroupedClassifier, LbgnasError
+from lbgnas.engine.plain_training import PlainTraining
 
 
 def draw(count: int, seed: int = 0):
@@ -73,10 +77,11 @@ def test_it_takes_its_place_in_a_pipeline():
         (np.full((4, 8, 8), 2.0), [0, 1, 0, 1], "sample id 0 has a pixel outside 0 to 1"),
         (np.zeros((4, 8, 8)), [0, 1], r"y: shape \(2,\) for 4 images"),
         (np.zeros((4, 8, 8)), [1, 1, 1, 1], "y: holds 1 class"),
+        (np.zeros((4, 8, 8)), [0.1, 0.2, 0.3, 0.4], "Unknown label type: continuous"),
     ],
 )
 def test_bad_arrays(images, labels, message):
-    with pytest.raises(LbgnasError, match=message):
+    with pytest.raises(ValueError, match=message):
         small().fit(images, labels)
 
 
@@ -87,3 +92,43 @@ def test_bad_settings_and_shapes(fitted):
         small().predict(draw(4)[0])
     with pytest.raises(LbgnasError, match=r"X: images of shape \(1, 6, 6\), those in fit had \(1, 8, 8\)"):
         fitted.predict(np.zeros((2, 6, 6)))
+    for wrong in (np.full((2, 8, 8), 200.0), np.full((2, 8, 8), np.nan)):
+        with pytest.raises(LbgnasError, match="X: the image of sample id 0 has a pixel"):
+            fitted.predict(wrong)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "check_parameters_default_constructible",
+        "check_no_attributes_set_in_init",
+        "check_get_params_invariance",
+        "check_set_params",
+        "check_estimator_repr",
+        "check_estimator_cloneable",
+        "check_estimator_tags_renamed",
+        "check_valid_tag_types",
+        "check_estimators_unfitted",
+        "check_mixin_order",
+    ],
+)
+def test_scikit_learns_own_checks_that_need_no_table(check):
+    getattr(estimator_checks, check)("GroupedClassifier", small())
+
+
+def test_the_seed_follows_scikit_learn():
+    assert small(random_state=7)._seed() == 7
+    assert small(random_state=np.random.RandomState(3))._seed() == np.random.RandomState(3).randint(2**31)
+    assert small(random_state=None)._seed() != small(random_state=None)._seed()
+
+
+def test_ctrl_c_in_fit_is_a_keyboard_interrupt(monkeypatch):
+    original = PlainTraining.step
+
+    def step(self, *given):
+        signal.raise_signal(signal.SIGINT)
+        return original(self, *given)
+
+    monkeypatch.setattr(PlainTraining, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        small(method="erm").fit(*draw(40))

@@ -10,12 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from lbgnas.config import DataOptions
+from lbgnas.config import DataOptions, validated
 from lbgnas.data import celeba, image_files
 from lbgnas.data.sources import open_pool, open_test
 from lbgnas.data.split import make_split
-from lbgnas.data.statistics import described
+from lbgnas.data.statistics import described, left_out
+from lbgnas.engine.groups import GroupTraining
 from lbgnas.errors import LbgnasError
+from lbgnas.group_settings import GroupSettings
 from tests import layouts
 
 
@@ -196,6 +198,16 @@ def test_imagenet_classes_must_agree(tmp_path: Path) -> None:
         open_test(f"imagenet:{tmp_path}")
     with pytest.raises(LbgnasError, match="there is no such folder"):
         open_pool(f"imagenet:{tmp_path / 'x'}")
+    (tmp_path / "train").rename(tmp_path / "away")
+    with pytest.raises(LbgnasError, match=r"train: there is no such folder"):
+        open_test(f"imagenet:{tmp_path}")
+
+
+def test_fixed_networks_are_grouped_on_halves_of_imagenet(tmp_path: Path) -> None:
+    layouts.imagenet(tmp_path / "data", train=10, val=1)
+    told = {"data": f"imagenet:{tmp_path / 'data'}", "experts": "resnet18", "width": 4, "image_size": 16}
+    run = GroupTraining(validated(GroupSettings, told, "test"), tmp_path / "run")
+    assert (len(run.split.train), len(run.split.validation)) == (10, 10)
 
 
 # Folders with attributes
@@ -263,6 +275,7 @@ def test_bad_images_are_left_out_counted_and_listed(tmp_path: Path) -> None:
     assert pool.info.skipped == ("cat/1.png", "dog/3.png")
     assert pool.images(torch.arange(6)).shape == (6, 3, 32, 32)
     assert "2 images could not be read and were left out: cat/1.png, dog/3.png." in described(pool)
+    assert left_out(pool.info.skipped[:1]) == "1 image could not be read and was left out: cat/1.png."
     assert open_test(spec, options=skipping).info.skipped == ()
     both = DataOptions(skip_bad_images=True, attributes=str(tmp_path / "a.csv"), sensitive="sex")
     assert open_pool(spec, options=both).attribute.tolist() == [0, 0, 1, -1, -1, -1]

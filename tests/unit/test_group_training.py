@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 import torch
@@ -11,13 +12,15 @@ import torch.nn.functional as F
 from lbgnas.config import validated
 from lbgnas.data.sources import open_test
 from lbgnas.data.transforms import normalise
-from lbgnas.engine import plain_training
+from lbgnas.engine.group_stage import GroupStage
 from lbgnas.engine.grouped_model import load_model
-from lbgnas.engine.groups import GroupTraining, mixture_loss, weighted_loss
+from lbgnas.engine.groups import GroupTraining
 from lbgnas.engine.inference import gate_groups
 from lbgnas.engine.interrupts import Interrupted
+from lbgnas.engine.plain_training import PlainTraining, mixture_loss, weighted_loss
 from lbgnas.errors import LbgnasError
 from lbgnas.group_settings import GroupSettings
+from tests.small import assert_same, metrics
 
 SMALL = {
     "experts": "resnet18",
@@ -40,6 +43,7 @@ def settings(**more) -> GroupSettings:
 def lbg(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lbg")
     run = GroupTraining(settings(), folder)
+    run.grouping = run.stage
     return run, run.run()
 
 
@@ -52,7 +56,7 @@ def test_lbg_leaves_what_it_promises(lbg):
     assert [record["phase"] for record in records] == ["groups"] * 2 + ["expert 0"] * 2 + ["expert 1"] * 2
     # Without A, stage III still reaches C.
     assert records[1]["validation_loss"] > 0
-    assert run.stage.learner.assignment_logits[run.split.train].std() > 0.05
+    assert run.grouping.learner.assignment_logits[run.split.train].std() > 0.05
     assert sum(len(rows) for rows in run.own()) == len(run.data) == 60
     assert "shared" not in run.summary()
     assert "2 x resnet18, 2-2-1-1 blocks, width 4" in run.summary()
@@ -123,21 +127,42 @@ def test_a_stopped_run_ends_in_the_same_bits(lbg, tmp_path, monkeypatch, phase):
         assert (tmp_path / name).read_bytes() == (run.folder / name).read_bytes(), name
 
 
-def test_a_stop_within_an_epoch_keeps_the_last_whole_one(tmp_path, monkeypatch):
-    run = GroupTraining(settings(method="erm"), tmp_path)
-    original = plain_training.train_epoch
+DROPOUT = {"method": "erm", "experts": "torchvision:squeezenet1_1", "width": None, "image_size": 32, "limit": 20}
 
-    def second(*arguments):
-        if arguments[4] == 1:
-            arguments[7].received = 15
-        return original(*arguments)
 
-    monkeypatch.setattr("lbgnas.engine.groups.train_epoch", second)
-    with pytest.raises(Interrupted, match=r"stopped in epoch 2 of expert 0; go on with --resume") as caught:
-        run.run()
-    assert caught.value.signal_number == 15
-    again = GroupTraining(settings(method="erm"), tmp_path, resume=True)
-    assert (again.phase, again.epoch) == (0, 1)
+@pytest.mark.parametrize(
+    ("kind", "number", "more"),
+    [
+        pytest.param(GroupStage, 1, {}, id="groups"),
+        pytest.param(PlainTraining, 7, {}, id="last expert"),
+        pytest.param(PlainTraining, 3, {**DROPOUT, "finetune": {"epochs": 2, "rate": 0.01}}, id="dropout"),
+        pytest.param(PlainTraining, 5, {"method": "moe", "experts": "resnet56"}, id="mixture"),
+    ],
+)
+def test_a_stop_within_an_epoch_loses_no_step_and_changes_no_bit(lbg, tmp_path, monkeypatch, kind, number, more):
+    whole = lbg[0] if not more else GroupTraining(settings(**more), tmp_path / "whole")
+    if more:
+        whole.train()
+    original, taken = kind.step, []
+
+    def step(self, batch, epoch, at):
+        taken.append((self.name if isinstance(self, PlainTraining) else "groups", epoch, at))
+        if len(taken) == number:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, batch, epoch, at)
+
+    monkeypatch.setattr(kind, "step", step)
+    stopped = GroupTraining(settings(**more), tmp_path / "stopped")
+    with pytest.raises(Interrupted, match=r"in epoch \d of .* after \d of \d steps; go on with --resume") as caught:
+        stopped.train()
+    assert caught.value.signal_number == signal.SIGTERM
+    again = GroupTraining(settings(**more), tmp_path / "stopped", resume=True)
+    again.train()
+    # The step during which the signal came is the last one before it, and the next one the first after it.
+    assert len(taken) > number == len(set(taken[:number]))
+    assert taken[number] == (*taken[number - 1][:2], taken[number - 1][2] + 1)
+    assert_same(again.content(), whole.content())
+    assert metrics(tmp_path / "stopped") == metrics(whole.folder)
 
 
 # What defines each method
@@ -260,10 +285,10 @@ def test_patience_ends_the_grouping_and_goes_back_to_the_best_epoch(tmp_path, mo
 
 
 def test_patience_survives_a_stop(tmp_path):
-    run = GroupTraining(settings(patience=1), tmp_path)
+    run = GroupTraining(settings(patience=1, epochs=9), tmp_path)
     run.stage.best = {"accuracy": 0.7, "epoch": 3, "learner": run.stage.learner.state_dict()}
     run.save()
-    again = GroupTraining(settings(patience=1), tmp_path, resume=True)
+    again = GroupTraining(settings(patience=1, epochs=9), tmp_path, resume=True)
     assert (again.stage.best["accuracy"], again.stage.best["epoch"]) == (0.7, 3)
     assert again.stage.exhausted(5)
     assert not again.stage.exhausted(4)
@@ -271,14 +296,14 @@ def test_patience_survives_a_stop(tmp_path):
 
 def test_classes_are_balanced_in_the_tuning_of_an_expert(tmp_path):
     run = GroupTraining(settings(expert_balance="class"), tmp_path)
-    for index, rows in enumerate(run.own()):
+    for rows in run.own():
         counts = torch.bincount(run.data.labels[rows], minlength=2) + 1
-        weights = run._class_weights(f"expert {index}")
+        weights = run.class_weights(rows)
         assert torch.allclose(weights, counts.sum() / (2 * counts))
     assert run.stage.learner.class_counts is not None
     logits, labels = torch.randn(4, 2), torch.tensor([0, 1, 1, 0])
-    want = sum(run._class_weights("expert 0")[y] * F.cross_entropy(logits[n], y) for n, y in enumerate(labels)) / 4
-    assert weighted_loss(logits, labels, run._class_weights("expert 0")).item() == pytest.approx(want.item(), rel=1e-5)
+    want = sum(weights[y] * F.cross_entropy(logits[n], y) for n, y in enumerate(labels)) / 4
+    assert weighted_loss(logits, labels, weights).item() == pytest.approx(want.item(), rel=1e-5)
     assert weighted_loss(logits, labels, None).item() == pytest.approx(F.cross_entropy(logits, labels).item())
 
 

@@ -18,7 +18,10 @@ from lbgnas.grouping.learner import Learner
 from lbgnas.grouping.levels import Levels
 from lbgnas.grouping.sgd import Sgd
 from lbgnas.networks.conversion import reference_tensors as named_tensors
+from lbgnas.networks.counting import count_macs
 from lbgnas.networks.stacked import StackedNetwork
+from lbgnas.networks.supernet import Supernet
+from lbgnas.space import load_space
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -83,3 +86,18 @@ def test_counts_know_views_and_count_a_storage_once():
 
     assert saved_bytes(run, [weight, x]) == 2 * 12 * 8
     assert sum(count_operations(run).values()) == 6
+
+
+@pytest.mark.parametrize(
+    ("space", "macs"),
+    [
+        ("darts", 300_255_744),
+        ("pcdarts", 56_596_992),
+        ("darts-minus-s1", 68_434_432),
+        ("darts-minus-s2", 100_928_000),
+    ],
+)
+def test_the_peer_costs_what_the_published_supernet_costs(space, macs):
+    """MACs at 32 px without the auxiliary skip; the product's own are fewer, for it multiplies folded matrices."""
+    net = Supernet(load_space(space).with_auxiliary_skip(None), 8, 16, 10)
+    assert count_macs(ReferenceNetwork(net), 3, 32) == macs
