@@ -89,7 +89,7 @@ class GroupedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises:
             LbgnasError: arrays or settings that do not fit; losses that are not finite.
-            KeyboardInterrupt: after Ctrl-C.
+            KeyboardInterrupt: after Ctrl-C; SystemExit after SIGTERM.
         """
         images = _images(X)
         check_classification_targets(y)
@@ -111,8 +111,9 @@ class GroupedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 run.train()
             except Interrupted as stopped:
                 # There is nothing to go on with: the folder is temporary.
-                signal.raise_signal(stopped.signal_number)
-                raise
+                if stopped.signal_number == signal.SIGINT:
+                    raise KeyboardInterrupt from None
+                raise SystemExit(128 + stopped.signal_number) from None
             self.model_: GroupedModel = run.model().eval()
         return self
 

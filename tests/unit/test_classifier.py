@@ -122,13 +122,14 @@ def test_the_seed_follows_scikit_learn():
     assert small(random_state=None)._seed() != small(random_state=None)._seed()
 
 
-def test_ctrl_c_in_fit_is_a_keyboard_interrupt(monkeypatch):
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_in_fit_is_what_python_makes_of_it(monkeypatch, number, raised):
     original = PlainTraining.step
 
     def step(self, *given):
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         return original(self, *given)
 
     monkeypatch.setattr(PlainTraining, "step", step)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(raised):
         small(method="erm").fit(*draw(40))
