@@ -71,7 +71,9 @@ class GroupTraining(Run):
         )
         info, count = self.data.info, settings.several
         size = padded_size(info.size)
-        self.single = fixed_network(settings.experts, info.channels, info.num_classes, size, settings.width)
+        # A preset's width is for networks of our own; a library's has one already, and `summary` says so.
+        width = None if ":" in settings.experts else settings.width
+        self.single = fixed_network(settings.experts, info.channels, info.num_classes, size, width)
         self.network = shared_out(self.single, count)
         self.experts = [self._expert(index) for index in range(count)]
         self.taken = self._take_over()
@@ -166,6 +168,8 @@ class GroupTraining(Run):
             lines.append(f"gate {(self.gate_record or {})['kind']}: {count_parameters(self.gate):,} parameters")
         if len(self.experts) > 1 and not self.network.depths:
             lines.append("a library's network is taken as it is: name a smaller one for experts of a matching size")
+        if ":" in settings.experts and settings.width is not None:
+            lines.append(f"width {settings.width} has no effect: {settings.experts} has its own")
         if self.taken is not None:
             lines.append(f"pretrained: {self.taken:,} of {each:,} parameters of each expert")
         return "\n".join(lines)

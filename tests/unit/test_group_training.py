@@ -311,3 +311,9 @@ def test_the_third_level_and_c_follow_their_settings(tmp_path):
     run = GroupTraining(settings(third_level="mixture", assignments={"frozen": True}), tmp_path)
     levels = run.stage.levels(0)
     assert (levels.mixture, levels.assignments, levels.architecture) == (True, False, False)
+
+
+def test_a_librarys_network_keeps_its_width_and_the_run_says_so(tmp_path):
+    run = GroupTraining(settings(experts="torchvision:squeezenet1_1", method="erm", width=4), tmp_path)
+    assert run.network.width == 0
+    assert "width 4 has no effect: torchvision:squeezenet1_1 has its own" in run.summary()
