@@ -14,9 +14,11 @@ import yaml
 from benchmarks import paper_tables
 from benchmarks.least_error import least_error
 from benchmarks.paper_tables import SETTINGS, TABLES, cell, commands, layout, read_runs, small
+from lbgnas.bases.base import find_base
 from lbgnas.cli import parse
-from lbgnas.config import EvaluationSettings, SearchSettings
+from lbgnas.config import EvaluationSettings, SearchSettings, load_preset, merged, validated
 from lbgnas.data.sources import DATA_NAMES
+from lbgnas.engine.plan import Plan, space_of
 from lbgnas.errors import LbgnasError
 from lbgnas.group_settings import GroupSettings
 
@@ -151,3 +153,11 @@ def test_no_classifier_errs_less_than_the_least_error(kind):
     assert least_error(0.3, 0, kind, tuple(rates), share) == pytest.approx(0, abs=1e-9)
     assert least_error(0, 0, kind, (0.5, 0.0), 0.5) == pytest.approx(0.25)
     assert np.isnan(least_error(1, 0, kind, tuple(rates), share))
+
+
+@pytest.mark.parametrize("base", ["darts", "pdarts", "pcdarts", "darts-"])
+def test_the_laptop_form_searches_with_sizes_that_every_base_allows(base):
+    own = {**SETTINGS["laptop"]["search"], "base": base, "grouping": "lbg"}
+    settings = validated(SearchSettings, merged(load_preset("quick", "search", base), own), "laptop")
+    found = find_base(base)
+    assert len(Plan(settings, found, space_of(settings, found)).stages) == len(found.kept)
