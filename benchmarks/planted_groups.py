@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.planted.methods import METHODS, measured
+from benchmarks.planted.methods import METHODS, SCOUTED, measured
 from benchmarks.planted.problems import PROBLEMS
 
 COLUMNS = {
@@ -26,15 +26,23 @@ COLUMNS = {
     "ari_gate": "ARI gate",
     "ari_assignments": "ARI C",
     "min_share": "smallest share",
-    "seconds": "seconds",
+    "seconds": "CPU seconds",
 }
 QUICK = ("xor", "linear-3", "inverted")
 Row = dict[str, object]
 
 
-def one(problem: str, method: str, seed: int, epochs: int | None) -> Row:
+def run(problem: str, methods: list[str], seed: int, epochs: int | None) -> list[Row]:
+    """Run methods that share their scouts."""
     torch.set_num_threads(1)
-    return measured(PROBLEMS[problem](seed), method, seed, epochs)
+    made = PROBLEMS[problem](seed)
+    return [measured(made, method, seed, epochs) for method in methods]
+
+
+def together(methods: list[str]) -> list[list[str]]:
+    """Return the methods, those that begin with the same scouts as one job."""
+    scouted = [method for method in methods if method in SCOUTED]
+    return [*([scouted] if scouted else []), *([method] for method in methods if method not in SCOUTED)]
 
 
 def cell(rows: list[Row], name: str) -> str:
@@ -48,7 +56,7 @@ def cell(rows: list[Row], name: str) -> str:
 
 def table(rows: list[Row]) -> str:
     lines = []
-    for problem in dict.fromkeys(row["problem"] for row in rows):
+    for problem in [name for name in PROBLEMS if any(row["problem"] == name for row in rows)]:
         lines += [f"\n### {problem}\n", "| method | " + " | ".join(COLUMNS.values()) + " |"]
         lines.append("|" + " --- |" * (len(COLUMNS) + 1))
         for method in METHODS:
@@ -72,20 +80,30 @@ def main() -> None:
     rows: list[Row] = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
     done = {(row["problem"], row["method"], row["seed"]) for row in rows}
     wanted = [
-        (problem, method, seed) for problem in problems for seed in seeds for method in options.methods or METHODS
+        (problem, method, seed) for seed in seeds for problem in problems for method in options.methods or METHODS
+    ]
+    jobs = [
+        (problem, methods, seed)
+        for seed in seeds
+        for problem in problems
+        for methods in together([name for key, name, number in wanted if (key, number) == (problem, seed)])
     ]
     with ProcessPoolExecutor(options.jobs) as pool:
-        todo = [pool.submit(one, *job, 5 if options.quick else None) for job in wanted if job not in done]
+        todo = {
+            pool.submit(run, problem, left, seed, 5 if options.quick else None): (problem, left, seed)
+            for problem, methods, seed in jobs
+            if (left := [method for method in methods if (problem, method, seed) not in done])
+        }
         for count, future in enumerate(as_completed(todo), 1):
-            rows.append(future.result())
+            rows += future.result()
             if options.json:
                 options.json.write_text(json.dumps(rows, indent=1))
-            row = rows[-1]
-            print(f"{count}/{len(todo)} {row['problem']}, {row['method']}, seed {row['seed']}", file=sys.stderr)
+            problem, methods, seed = todo[future]
+            print(f"{count}/{len(todo)} {problem}, {' and '.join(methods)}, seed {seed}", file=sys.stderr)
     order = {job: index for index, job in enumerate(wanted)}
     shown = [row for row in rows if (row["problem"], row["method"], row["seed"]) in order]
     print(f"seeds {', '.join(map(str, seeds))}; mean ± standard deviation")
-    print(table(sorted(shown, key=lambda row: order[str(row["problem"]), str(row["method"]), int(str(row["seed"]))])))
+    print(table(shown))
 
 
 if __name__ == "__main__":

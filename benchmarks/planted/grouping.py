@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +58,13 @@ class Found:
     validation_loss: float
 
 
-def scout(problem: Problem, options: Options, recipe: Recipe, seed: int) -> Scouted:
-    """Train scouts with experts of the problem's own kind, the odd ones without the information term."""
+@lru_cache(maxsize=1)
+def scout(problem: Problem, information: float, recipe: Recipe, seed: int) -> tuple[Scouted, float]:
+    """Train scouts, the odd ones without the information term; also return the seconds that it took.
+
+    Methods that begin with the same scouts share them.
+    """
+    started = time.process_time()
 
     def batches(part: Part, number: int, epoch: int) -> Iterator[Samples]:
         generator = torch.Generator().manual_seed(1_000_003 * seed + 1009 * number + epoch)
@@ -67,11 +74,11 @@ def scout(problem: Problem, options: Options, recipe: Recipe, seed: int) -> Scou
     def make(number: int) -> Scout:
         torch.manual_seed(1009 * seed + number)
         experts = [models.scout_expert(problem) for _ in range(problem.groups)]
-        weight = 0.0 if number % 2 else options.mutual_information
+        weight = 0.0 if number % 2 else information
         return Scout(models.gate(problem, problem.groups), experts, weight)
 
     settings = Sgd(recipe.rate, recipe.momentum, recipe.decay, recipe.clip)
-    return best_scout(
+    scouted = best_scout(
         [partial(make, number) for number in range(SCOUTS[problem.kind])],
         partial(batches, problem.train),
         lambda: batches(problem.validation, 0, 0),
@@ -79,6 +86,7 @@ def scout(problem: Problem, options: Options, recipe: Recipe, seed: int) -> Scou
         max(1, recipe.epochs // 2),
         settings,
     )
+    return scouted, time.process_time() - started
 
 
 def learn_groups(
@@ -100,8 +108,8 @@ def learn_groups(
     gate, information = models.gate(problem, problem.groups), options.mutual_information
     generator = torch.Generator().manual_seed(seed)
     if options.scouts:
-        scouted = scout(problem, options, recipe, seed)
-        gate, information = scouted.gate, scouted.mutual_information
+        scouted, _ = scout(problem, information, recipe, seed)
+        gate, information = copy.deepcopy(scouted.gate), scouted.mutual_information
         logits = scouted.assignment_logits
     learner = Learner(experts, gate, logits, options.rows, ARCHITECTURE_RATE)
     validation = shuffled(len(held), recipe.batch, 10 * recipe.epochs, generator)

@@ -28,7 +28,7 @@ class Part:
         return Part(self.x[index], self.y[index], self.group[index])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """A problem with its training half, validation half and test part.
 
