@@ -92,8 +92,9 @@ class GateSettings(Settings):
     """Channels of its first convolution."""
     mutual_information: float = Field(1.0, ge=0)
     """Weight of the term that asks for sharp decisions and used groups; 0 is the paper's words."""
-    scouts: int = Field(0, ge=0, le=64)
-    """Short trials with small experts, every other one without that term; the best on validation starts gate and C."""
+    scouts: int = Field(8, ge=0, le=64)
+    """Short trials with small experts, every other one without that term; the best on validation starts gate and C.
+    0: a random start."""
     scout_epochs: int = Field(5, ge=1)
     """Epochs of each scout."""
 

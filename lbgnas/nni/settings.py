@@ -36,7 +36,10 @@ def strategy_settings(base: str, grouping: str, num_experts: int, given: Mapping
     for key in given:
         if key not in OWN:
             raise unknown("setting", key, OWN, "LBG")
-    values = {"base": base, "grouping": grouping, "num_experts": num_experts, **given}
+    gate = given.get("gate", {})
+    if isinstance(gate, Mapping):
+        gate = {"scouts": 0, **gate}
+    values = {"base": base, "grouping": grouping, "num_experts": num_experts, **given, "gate": gate}
     settings = validated(SearchSettings, values, "LBG").in_force
     if settings.gate.scouts:
         raise LbgnasError("LBG: gate.scouts: there are no scouts in a search through NNI; leave it at 0")

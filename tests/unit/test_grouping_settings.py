@@ -52,7 +52,9 @@ def test_a_frozen_c_stays_and_a_learned_one_moves(tmp_path, frozen):
 
 
 def test_balance_reaches_search_and_evaluation(tmp_path):
-    found = lbgnas.search(tmp_path / "search", **SMALL, expert_balance="class", third_level="mixture")
+    found = lbgnas.search(
+        tmp_path / "search", **SMALL, expert_balance="class", third_level="mixture", gate={"scouts": 0}
+    )
     counts = learner_of(found)["class_counts"]
     assert counts.shape == (2, 2)
     assert counts.sum() > 4
