@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lbgnas.operations.depthwise import as_matrices, average_matrix, average_shares, depthwise
+from lbgnas.operations.pooling import max_pool
 from lbgnas.operations.products import add_product, product
 from lbgnas.tangents import linear
 
@@ -118,7 +119,7 @@ class Pixels:
 
     def max_pool(self, x: Tensor, stride: int) -> Tensor:
         """Take the maximum over 3x3 windows."""
-        return F.max_pool2d(x, 3, stride, 1)
+        return max_pool(x, stride)
 
     def average_pool(self, x: Tensor, stride: int) -> Tensor:
         """Average over 3x3 windows."""
@@ -184,7 +185,7 @@ class Samples:
     def max_pool(self, x: Tensor, stride: int) -> Tensor:
         """Take the maximum over 3x3 windows."""
         # Torch's own is several times faster on channels-last images, the copies counted.
-        return self.enter(F.max_pool2d(PIXELS.enter(x), 3, stride, 1))
+        return self.enter(max_pool(PIXELS.enter(x), stride))
 
     def average_pool(self, x: Tensor, stride: int) -> Tensor:
         """Average over 3x3 windows."""
