@@ -66,6 +66,12 @@ def ours_pass() -> Run:
     return _pass(supernet().to(memory_format=torch.channels_last), True)
 
 
+def ours_pass_low() -> Run:
+    net = supernet().to(memory_format=torch.channels_last)
+    net.recompute = True
+    return _pass(net, True)
+
+
 def reference_pass() -> Run:
     return _pass(ReferenceNetwork(supernet()), False)
 

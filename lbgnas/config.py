@@ -171,6 +171,8 @@ class SearchSettings(LevelSettings):
     """none: the base alone; lbg: Learning by Grouping; dalbg: with domain adaptation."""
     num_experts: int = Field(2, ge=1, le=8)
     """K; with grouping none always 1."""
+    memory: Literal["fast", "low"] = "fast"
+    """low: keep for the backward what enters each cell alone, and compute cells a second time."""
     order: Literal["reference", "shared"] | None = None
     """Of a step: reference (the bases' own, grouping none only) or shared (one virtual step, no second pass)."""
     literal: bool = False

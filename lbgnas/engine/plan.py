@@ -167,6 +167,8 @@ def build_experts(
     torch.manual_seed(derive_seed(plan.settings.seed, *words) % 2**63)
     size = plan.stages[stage]
     modules = [Supernet(space, size.cells, size.channels, info.num_classes, info.channels) for space in spaces]
+    for module in modules:
+        module.recompute = plan.settings.memory == "low"
     names = tuple(modules[0].architecture_parameters())
     on_device = [module.to(device).to(memory_format=torch.channels_last) for module in modules]
     return Experts(on_device, names, "classifier")

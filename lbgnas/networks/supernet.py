@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from lbgnas.errors import LbgnasError
 from lbgnas.networks.layout import CellPlace, build_stem, cell_places, check_size
+from lbgnas.networks.recompute import recomputed
 from lbgnas.operations.candidates import FactorizedReduce, relu_conv_norm
 from lbgnas.operations.orders import PIXELS, Order, order_for
 from lbgnas.operations.source import SourceEdges
@@ -107,6 +110,7 @@ class Supernet(nn.Module):
     Attributes:
         skip_dropout: probability with which entries of plain skips are dropped in training (P-DARTS).
         auxiliary_weight: beta, the weight of the auxiliary skips of a space that has them (DARTS-).
+        recompute: keep for the backward what enters each cell alone, and compute the cell a second time.
 
     Args:
         space: the search space.
@@ -144,6 +148,7 @@ class Supernet(nn.Module):
         self.num_cells = num_cells
         self.skip_dropout = 0.0
         self.auxiliary_weight = 1.0
+        self.recompute = False
         width = stem_multiplier * channels
         self.stem = build_stem(space.stem, in_channels, width)
         concats = (len(space.concat), len(space.concat))
@@ -194,7 +199,8 @@ class Supernet(nn.Module):
         older, last = self.stem(images)
         for cell in self.cells:
             mixture, edge_weights = mixtures["reduce" if cell.reduction else "normal"]
-            older, last = last, cell(older, last, mixture, edge_weights, self.skip_dropout)
+            run = partial(recomputed, cell) if self.recompute else cell
+            older, last = last, run(older, last, mixture, edge_weights, skip_dropout=self.skip_dropout)
         logits: Tensor = self.classifier(last.mean((2, 3)))
         return logits
 

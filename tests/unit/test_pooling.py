@@ -4,10 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import lbgnas.grouping.hypergradient  # noqa: F401 - loads torch's forward-mode formulas without its warning
 from lbgnas.operations.pooling import max_pool
 
 
-@pytest.mark.parametrize("side", [4, 16, 18, 184])
+@pytest.mark.parametrize("side", [4, 16, 126, 127])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_it_is_torchs_own_in_value_gradient_and_tangent(side, stride):
     draw = torch.Generator().manual_seed(side)
@@ -36,4 +37,4 @@ def test_places_take_a_byte_each():
     x = torch.randn(2, 4, 8, 8, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         max_pool(x, 1)
-    assert [value.dtype for value in kept] == [torch.uint8]
+    assert [value.dtype for value in kept] == [torch.int8]
