@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +15,7 @@ from lbgnas.errors import LbgnasError
 
 def run(argv: Sequence[str]) -> None:
     """Parse, train, measure, print."""
+    began = time.perf_counter()
     settings, flags = parse(EvaluationSettings, "evaluation", argv, __doc__, estimated=True)
     if flags.resume is None and not settings.genotype:
         raise LbgnasError("--genotype: needed; a file that a search wrote, or the name of a published one (DARTS_V2)")
@@ -30,7 +32,9 @@ def run(argv: Sequence[str]) -> None:
 
     if flags.estimate:
         with TemporaryDirectory() as place:
-            print(estimate_evaluation(Evaluation(settings, Path(place), device)).told(device))
+            evaluation = Evaluation(settings, Path(place), device)
+            start = time.perf_counter() - began
+            print(estimate_evaluation(evaluation).after(start).told(device))
         return
 
     def name() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ from lbgnas.config import SearchSettings
 
 def run(argv: Sequence[str]) -> None:
     """Parse, search, print."""
+    began = time.perf_counter()
     settings, flags = parse(SearchSettings, "search", argv, __doc__, estimated=True)
     device = start_torch(flags.device, flags.threads)
     import torch
@@ -26,8 +28,9 @@ def run(argv: Sequence[str]) -> None:
     if flags.estimate:
         with TemporaryDirectory() as place:
             search = Search(settings, Path(place), device)
+            start = time.perf_counter() - began
             print(search.summary())
-            print(estimate_search(search).told(device))
+            print(estimate_search(search).after(start).told(device))
         return
 
     def name() -> str:

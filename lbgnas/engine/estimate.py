@@ -20,7 +20,7 @@ from lbgnas.engine.search import Search
 from lbgnas.networks.counting import count_parameters
 
 Item = TypeVar("Item")
-STEPS = 4
+STEPS = 6
 SAMPLES = 256
 
 
@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
     """What a run is expected to need.
 
     Attributes:
-        seconds: from its first step to its result.
+        seconds: from its first step to its result; with its start if `after` was told how long that takes.
         peak_bytes: of the process on a CPU, of the device otherwise.
         parameters: of all experts and the gate.
         step_seconds: of one step; the longest where stages or experts differ.
@@ -38,6 +38,10 @@ class Estimate(NamedTuple):
     peak_bytes: int
     parameters: int
     step_seconds: float
+
+    def after(self, start: float) -> Estimate:
+        """Return the estimate of a run whose start takes so many seconds."""
+        return self._replace(seconds=self.seconds + start)
 
     def told(self, device: torch.device) -> str:
         """Return one line."""
@@ -69,7 +73,7 @@ def _seconds(device: torch.device, work: Callable[[], object]) -> float:
 
 
 def _step_seconds(device: torch.device, stream: Iterator[Item], take: Callable[[Item], object]) -> float:
-    """Return the seconds of a step, its wait for data included: the median of all but the first."""
+    """Return the seconds of a step, its wait for data included: the mean of all but the first."""
     times: list[float] = []
 
     def step() -> None:
@@ -80,8 +84,8 @@ def _step_seconds(device: torch.device, stream: Iterator[Item], take: Callable[[
             times.append(_seconds(device, step))
         except StopIteration:
             break
-    later = sorted(times[1:]) or times
-    return later[len(later) // 2]
+    later = times[1:] or times
+    return sum(later) / len(later)
 
 
 def _phase_seconds(search: Search, learned: bool) -> float:
