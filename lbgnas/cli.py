@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,14 @@ from pydantic.fields import FieldInfo
 
 from lbgnas.config import Settings, load_preset, merged, preset_names, read_yaml, validated
 from lbgnas.errors import LbgnasError, unknown
+from lbgnas.ranks import PeerLost, Place, place
 
 if TYPE_CHECKING:
     import torch
 
 Schema = TypeVar("Schema", bound=Settings)
+PATIENCE = 30.0
+"""Seconds in which the first process has surely told an error."""
 
 
 @dataclass(frozen=True)
@@ -167,12 +171,23 @@ def _literals(annotation: Any) -> Iterator[str]:
         yield from [part] if isinstance(part, str) else _literals(part)
 
 
-def start_torch(device: str, threads: int | None) -> torch.device:
+def start_torch(device: str, threads: int | None, several: bool = False) -> torch.device:
     """Prepare the machine and return the device: the named one, or a GPU if there is one.
 
+    Args:
+        device: the name, or auto.
+        threads: of the CPU; None for all.
+        several: whether several processes may share the work; each then takes the GPU of its number.
+
     Raises:
-        LbgnasError: if the device is not there.
+        LbgnasError: if the device is not there, or one process is not enough for what torchrun started.
     """
+    own = place()
+    if own.processes > 1 and not several:
+        raise LbgnasError(
+            f"torchrun: {own.processes} processes for what one does alone; only a search and an evaluation take "
+            "several, and not with --estimate"
+        )
     from lbgnas.engine.machine import prepare_cpu
 
     prepare_cpu()
@@ -181,22 +196,42 @@ def start_torch(device: str, threads: int | None) -> torch.device:
     if threads is not None:
         torch.set_num_threads(threads)
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(device)
     except RuntimeError:
         raise LbgnasError(f"--device {device}: is no device; auto, cpu, cuda or cuda:N are") from None
     if found.type == "cuda" and not torch.cuda.is_available():
         raise LbgnasError(f"--device {device}: torch sees no CUDA GPU here; use cpu or auto")
-    return found
+    return _own_gpu(found, own) if own.processes > 1 and found.type == "cuda" else found
+
+
+def _own_gpu(device: torch.device, own: Place) -> torch.device:
+    import torch
+
+    known = torch.cuda.device_count()
+    if device.index is not None:
+        raise LbgnasError(f"--device {device}: each of several processes takes a GPU of its own; use cuda, auto or cpu")
+    if own.local >= known:
+        raise LbgnasError(f"torchrun: process {own.local} of this machine has no GPU, {known} are there; use fewer")
+    torch.cuda.set_device(own.local)
+    return torch.device("cuda", own.local)
 
 
 def guarded(tool: str, run: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Run a tool; print what goes wrong as one sentence and return the exit code."""
+    """Run a tool; print what goes wrong as one sentence and return the exit code.
+
+    Of several processes the first one prints; all do where one of them died.
+    """
+    quiet = place().rank > 0
     try:
         run(sys.argv[1:] if argv is None else argv)
     except LbgnasError as error:
-        print(f"{tool}: {error}", file=sys.stderr)
+        if quiet and not isinstance(error, PeerLost):
+            # torchrun ends the others as soon as one has ended: that must be the one who says why.
+            time.sleep(PATIENCE)
+        else:
+            print(f"{tool}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{tool}: stopped at once", file=sys.stderr)
@@ -211,6 +246,7 @@ def guarded(tool: str, run: Callable[[Sequence[str]], None], argv: Sequence[str]
         if number is None:
             print(f"{tool}: out of memory; use a smaller --batch-size or --network.channels", file=sys.stderr)
             return 2
-        print(f"{tool}: {error}", file=sys.stderr)
+        if not quiet:
+            print(f"{tool}: {error}", file=sys.stderr)
         return 128 + int(number)
     return 0

@@ -15,7 +15,7 @@ from lbgnas.errors import LbgnasError
 from lbgnas.files import write_whole
 
 FORMAT = "lbgnas.checkpoint"
-VERSION = 3
+VERSION = 4
 
 
 def save_checkpoint(path: Path, kind: str, identity: Mapping[str, Any], content: Mapping[str, Any]) -> None:

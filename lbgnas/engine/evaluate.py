@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from lbgnas.data.image_data import ImageData
 from lbgnas.data.seeds import derive_seed
 from lbgnas.data.sources import open_pool, open_test
 from lbgnas.data.split import bootstrap_sample
+from lbgnas.engine.checkpoint import to_device
 from lbgnas.engine.grouped_model import GroupedModel, save_model, stacked_record
 from lbgnas.engine.inference import answers, gate_groups
 from lbgnas.engine.interrupts import Interrupts
@@ -37,8 +38,24 @@ from lbgnas.networks.gates import UniformGate
 from lbgnas.networks.layout import Stem, size_multiple
 from lbgnas.networks.sizing import expert_size
 from lbgnas.networks.stacked import StackedNetwork
+from lbgnas.ranks import ALONE, Ranks
 
 RESULTS, PREDICTIONS = "results.json", "predictions.csv"
+
+
+class Progress(NamedTuple):
+    """How far one expert's training has come.
+
+    Attributes:
+        epoch, step: that come next.
+        loss_sum: of the steps of that epoch so far.
+        optimizer: its state; None before the first step and after the last.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    optimizer: dict[str, Any] | None = None
 
 
 class Evaluation(Run):
@@ -50,6 +67,7 @@ class Evaluation(Run):
         device: where to compute.
         resume: go on from the folder's checkpoint.
         report: receives the progress.
+        ranks: the processes that share the experts: each trains its own, all at once.
     """
 
     kind = "evaluation"
@@ -61,8 +79,9 @@ class Evaluation(Run):
         device: torch.device | None = None,
         resume: bool = False,
         report: Reporter | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        super().__init__(folder, device, report)
+        super().__init__(folder, device, report, ranks)
         self.settings = settings
         path = resolve(settings.genotype)
         self.genotype = load(path)
@@ -72,6 +91,7 @@ class Evaluation(Run):
         self.gate: nn.Module | None = None if gate is None else gate.to(self.device)
         if settings.ensemble is not None:
             self._bag(settings.ensemble)
+        ranks.require(len(self.cells))
         searched = self.genotype.provenance.get("settings")
         names = ("data", "image_size", "limit", "expert_balance", *DataOptions.model_fields)
         inherited = (
@@ -99,7 +119,8 @@ class Evaluation(Run):
         points = self.space.reduction_points
         self.multiple = max(4, *(size_multiple(cells, self.stem, points) for cells, _ in self.sizes))
         everyone = torch.arange(len(self.data))
-        self.probs = gate_groups(self.gate, self.data, everyone, self.device, self.multiple)
+        # Gates that differ in the last bit could give a sample to two processes, or to none.
+        self.probs = ranks.of_first(lambda: gate_groups(self.gate, self.data, everyone, self.device, self.multiple))
         group = self.probs.argmax(1)
         self.own = [(group == index).nonzero()[:, 0] for index in range(len(self.cells))]
         if settings.ensemble is not None:
@@ -112,9 +133,8 @@ class Evaluation(Run):
             )
             self.class_weights = class_weights(counts.float()).to(self.device)
         self.networks = [self._network(index) for index in range(len(self.cells))]
-        self.expert = 0
-        self.loss_sum = 0.0
-        self.optimizer = self._optimizer()
+        self.progress = [Progress() for _ in self.cells]
+        self.take_up(self._next())
         self.start(resume)
 
     def _bag(self, count: int) -> None:
@@ -183,19 +203,35 @@ class Evaluation(Run):
     def content(self) -> dict[str, Any]:
         """Return everything the evaluation depends on from here."""
         return {
-            "expert": self.expert,
-            "loss_sum": self.loss_sum,
+            "progress": [progress._asdict() for progress in self.progress],
             "networks": [network.state_dict() for network in self.networks],
-            "optimizer": self.optimizer.state_dict(),
         }
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Take over a checkpoint's content."""
-        self.expert, self.loss_sum = int(content["expert"]), float(content["loss_sum"])
         for network, state in zip(self.networks, content["networks"], strict=True):
             network.load_state_dict(state)
-        self.optimizer = self._optimizer()
-        self.optimizer.load_state_dict(content["optimizer"])
+        known = [Progress(**own) for own in content["progress"]]
+        self.progress = [own for own, _ in zip(known, self.networks, strict=True)]
+        self.take_up(self._next())
+
+    def gather(self) -> None:
+        """Note how far the expert under way has come, and bring that and its weights to all processes."""
+        index = self.expert
+        if index < len(self.networks):
+            last = self.epoch == self.settings.epochs
+            state = None if last else self.optimizer.state_dict()
+            self.progress[index] = Progress(self.epoch, self.step_in_epoch, self.loss_sum, state)
+        if self.ranks.count == 1:
+            return
+        part = {}
+        if index < len(self.networks):
+            part[index] = [self.progress[index]._asdict(), self.networks[index].state_dict()]
+        for each in self.ranks.gathered(to_device(part, torch.device("cpu"))):
+            for other, (progress, weights) in each.items():
+                if not self.ranks.owns(other):
+                    self.progress[other] = Progress(**progress)
+                    self.networks[other].load_state_dict(weights)
 
     def steps(self, index: int) -> int:
         """Return the steps of an epoch of one expert."""
@@ -217,14 +253,12 @@ class Evaluation(Run):
         """
         epochs = self.settings.epochs
         total = sum(self.steps(index) for index in range(len(self.own))) * epochs
-        done = sum(self.steps(index) for index in range(self.expert)) * epochs
-        if self.expert < len(self.own):
-            done += self.steps(self.expert) * self.epoch + self.step_in_epoch
+        done = sum(self.steps(index) * own.epoch + own.step for index, own in enumerate(self.progress))
         self._tell_sizes()
-        first = self.expert * epochs + self.epoch
-        with self.under_way("evaluate", total, done, first) as (interrupts, metrics):
-            while self.expert < len(self.networks):
-                self._train_expert(interrupts, metrics)
+        records = {index * epochs + epoch for index, own in enumerate(self.progress) for epoch in range(own.epoch)}
+        with self.under_way("evaluate", total, done, records) as (interrupts, metrics):
+            while any(self._unfinished(index) for index in range(len(self.networks))):
+                self._run_epochs(interrupts, metrics)
         return self._finish()
 
     def _tell_sizes(self) -> None:
@@ -236,18 +270,53 @@ class Evaluation(Run):
                 f"{len(self.own[index])} training samples{note}"
             )
 
-    def _train_expert(self, interrupts: Interrupts, metrics: Metrics) -> None:
-        while self.trained[self.expert] and self.epoch < self.settings.epochs:
-            self._train_epoch(interrupts, metrics)
-        self.take_up(self.expert + 1)
-        self.save()
+    def _unfinished(self, index: int) -> bool:
+        return self.trained[index] and self.progress[index].epoch < self.settings.epochs
+
+    def _next(self) -> int:
+        """Return the first of this process's experts that is not finished, K if all are."""
+        own = [index for index in range(len(self.networks)) if self.ranks.owns(index) and self._unfinished(index)]
+        return own[0] if own else len(self.networks)
 
     def take_up(self, index: int) -> None:
-        """Go to the start of an expert's training."""
-        self.expert, self.epoch = index, 0
+        """Go on with an expert's training where it is."""
+        self.expert = index
+        known = self.progress[index] if index < len(self.networks) else Progress()
+        self.epoch, self.step_in_epoch, self.loss_sum, state = known
         self.optimizer = self._optimizer()
+        if state is not None:
+            self.optimizer.load_state_dict(state)
 
-    def _train_epoch(self, interrupts: Interrupts, metrics: Metrics) -> None:
+    def _run_epochs(self, interrupts: Interrupts, metrics: Metrics) -> None:
+        """Train one epoch of one expert in each process, and write down what all have."""
+        record = self._train_epoch(interrupts) if self.expert < len(self.networks) else None
+        records = [each for each in self.ranks.gathered(record) if each is not None]
+        for each in records:
+            metrics.write(each)
+            if not self.ranks.owns(each["expert"]):
+                self._tell_steps(each)
+        self.save()
+        for each in records:
+            line = f"expert {each['expert']} | epoch {each['expert_epoch'] + 1}/{self.settings.epochs}"
+            self.report.epoch(f"{line} | loss {each['loss']:.3f} | {each['seconds']:.1f}s", each)
+        received = self.ranks.signal(interrupts.received)
+        if received is not None:
+            done, total = (sum(parts) for parts in zip(*map(self._epochs, range(len(self.networks))), strict=True))
+            self.stop(f"after {done} of {total} epochs of all experts", received)
+        if self.epoch == self.settings.epochs:
+            self.take_up(self._next())
+
+    def _epochs(self, index: int) -> tuple[int, int]:
+        return self.progress[index].epoch, self.settings.epochs if self.trained[index] else 0
+
+    def _tell_steps(self, record: Mapping[str, Any]) -> None:
+        """Move the bar by the steps that another process took."""
+        index = record["expert"]
+        for _ in range(self.steps(index) - self.progress[index].step):
+            self.report.step({"loss": record["loss"]})
+
+    def _train_epoch(self, interrupts: Interrupts) -> dict[str, Any] | None:
+        """Take the steps left of the epoch under way; return its record, None if a signal came before its end."""
         settings, started = self.settings, time.monotonic()
         network = self.networks[self.expert].train()
         network.drop_path_prob = ramp(settings.drop_path, self.epoch, settings.epochs)
@@ -262,7 +331,7 @@ class Evaluation(Run):
             self.step_in_epoch += 1
             self.report.step({"loss": self.loss_sum / self.step_in_epoch})
             if interrupts.received is not None and self.step_in_epoch < steps:
-                self._stop(interrupts.received)
+                return None
         record = {
             "epoch": self.expert * settings.epochs + self.epoch,
             "expert": self.expert,
@@ -272,12 +341,7 @@ class Evaluation(Run):
             "seconds": time.monotonic() - started,
         }
         self.epoch, self.step_in_epoch, self.loss_sum = self.epoch + 1, 0, 0.0
-        metrics.write(record)
-        self.save()
-        line = f"expert {self.expert} | epoch {self.epoch}/{settings.epochs} | loss {record['loss']:.3f}"
-        self.report.epoch(f"{line} | {record['seconds']:.1f}s", record)
-        if interrupts.received is not None:
-            self._stop(interrupts.received)
+        return record
 
     def batches(self) -> Iterator[Batch]:
         """Return the batches of the epoch under way."""
@@ -329,9 +393,6 @@ class Evaluation(Run):
         each = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="none")
         return (each * self.class_weights[self.expert, labels]).mean()
 
-    def _stop(self, signal_number: int) -> None:
-        self.stop(f"in epoch {self.epoch + 1} of expert {self.expert}", signal_number)
-
     def test_split(self) -> ImageData:
         """Open the test split."""
         return open_test(self.spec, image_size=self.image_size, limit=self.limit, options=self.options)
@@ -343,7 +404,8 @@ class Evaluation(Run):
             for cell, size in zip(self.cells, self.sizes, strict=True)
         ]
         model = GroupedModel(self.gate, self.networks, info, self.trained, self.multiple)
-        save_model(self.folder, model, records, self.gate_record)
+        if self.ranks.first:
+            save_model(self.folder, model, records, self.gate_record)
         test = self.test_split()
         found = answers(
             self.gate,
@@ -353,9 +415,12 @@ class Evaluation(Run):
             self.device,
             all_experts=True,
             multiple=self.multiple,
+            ranks=self.ranks,
         )
         counts = [len(rows) for rows in self.own]
         measures = measure(found, test, self.networks, self.gate, counts, self.trained, self.multiple)
+        if not self.ranks.first:
+            return measures
         told = {"base": self.genotype.base, "grouping": self.genotype.grouping, **measures.to_dict()}
         write_text(self.folder / RESULTS, json.dumps(told, indent=1))
         write_text(self.folder / PREDICTIONS, predictions_csv(found, test, self.trained))

@@ -204,7 +204,7 @@ class GroupTraining(Run):
         if self.phase < len(self.phases):
             done += self._expected_steps(self.phases[self.phase]) * self.epoch
         first = sum(lengths[: self.phase]) + self.epoch
-        with self.under_way("groups", sum(steps), done, first) as (interrupts, metrics):
+        with self.under_way("groups", sum(steps), done, range(first)) as (interrupts, metrics):
             while self.stage is not None:
                 self._run_phase(self.stage, interrupts, metrics, sum(lengths[: self.phase]))
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lbgnas.data.batches import batches
 from lbgnas.data.image_data import ImageData
 from lbgnas.grouping.experts import seeded
+from lbgnas.ranks import ALONE, Ranks
 
 
 class Answers(NamedTuple):
@@ -59,6 +60,7 @@ def answers(
     batch_size: int = 256,
     all_experts: bool = False,
     multiple: int = 4,
+    ranks: Ranks = ALONE,
 ) -> Answers:
     """Ask the gate for every sample's expert, and the experts for their answers, with running statistics.
 
@@ -71,6 +73,7 @@ def answers(
         batch_size: samples at once.
         all_experts: ask every expert for every sample, for the soft mixture.
         multiple: images are padded to a multiple of it.
+        ranks: the processes that share the experts; each asks its own, and all get all answers.
     """
     modules = [*experts, *([gate] if gate is not None else [])]
     training = [module.training for module in modules]
@@ -86,23 +89,26 @@ def answers(
             probs = gate_answers(gate, images)
             group = probs.argmax(1)
             if all_experts:
-                every = torch.stack([_logits(expert, images) for expert in experts], 1)
+                asked = {k: _logits(expert, images) for k, expert in enumerate(experts) if ranks.owns(k)}
+                nothing = torch.zeros_like(next(iter(asked.values())))
+                every = torch.stack([asked.get(k, nothing) for k in range(len(experts))], 1)
                 routed = every[torch.arange(len(group), device=device), group]
             else:
                 every = torch.empty(0)
                 parts = {}
                 for index, expert in enumerate(experts):
                     rows = (group == index).nonzero()[:, 0]
-                    if len(rows):
+                    if len(rows) and ranks.owns(index):
                         parts[index] = (rows, _logits(expert, images[rows]))
-                width = next(iter(parts.values()))[1].shape[1]
-                routed = torch.empty(len(group), width, device=device)
+                width = next(iter(parts.values()))[1].shape[1] if parts else data.info.num_classes
+                routed = torch.zeros(len(group), width, device=device)
                 for rows, logits in parts.values():
                     routed[rows] = logits
             seen.append((probs.cpu(), routed.cpu(), every.cpu(), labels.cpu()))
     for module, mode in zip(modules, training, strict=True):
         module.train(mode)
     probs, routed, every, labels = (torch.cat(part) for part in zip(*seen, strict=True))
+    routed, every = ranks.sum([routed, every])
     return Answers(probs, routed, every if all_experts else None, labels)
 
 
@@ -113,11 +119,12 @@ def expert_agreement(
     ids: Tensor,
     device: torch.device,
     multiple: int = 4,
+    ranks: Ranks = ALONE,
 ) -> float | None:
     """Return the share of samples for which all experts give the same answer, None for one expert alone."""
     if len(experts) == 1:
         return None
-    found = answers(gate, experts, data, ids, device, all_experts=True, multiple=multiple)
+    found = answers(gate, experts, data, ids, device, all_experts=True, multiple=multiple, ranks=ranks)
     assert found.experts is not None
     labels = found.experts.argmax(2)
     return float((labels == labels[:, :1]).all(1).float().mean())

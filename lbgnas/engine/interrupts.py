@@ -16,8 +16,11 @@ class Interrupted(Exception):
     """
 
     def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
+        super().__init__(message, signal_number)  # both, or it could not be sent to another process
         self.signal_number = signal_number
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class Interrupts:

@@ -24,6 +24,7 @@ from lbgnas.networks.gate import SmallGate
 from lbgnas.networks.layout import reduction_cells, size_multiple
 from lbgnas.networks.sizing import expert_cells
 from lbgnas.networks.supernet import Supernet
+from lbgnas.ranks import ALONE, Ranks
 from lbgnas.space import KINDS, Kind, SearchSpace, load_space
 
 
@@ -160,7 +161,12 @@ class Plan:
 
 
 def build_experts(
-    plan: Plan, spaces: Sequence[SearchSpace], stage: int, info: DataInfo, device: torch.device
+    plan: Plan,
+    spaces: Sequence[SearchSpace],
+    stage: int,
+    info: DataInfo,
+    device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> Experts:
     """Return new supernets for a stage, one for each space; each space has the candidates that its expert has left."""
     words = ("start",) if stage == 0 else ("start", stage)
@@ -171,15 +177,20 @@ def build_experts(
         module.recompute = plan.settings.memory == "low"
     names = tuple(modules[0].architecture_parameters())
     on_device = [module.to(device).to(memory_format=torch.channels_last) for module in modules]
-    return Experts(on_device, names, "classifier")
+    return Experts(on_device, names, "classifier", ranks)
 
 
 def build_learner(
-    plan: Plan, spaces: Sequence[SearchSpace], samples: int, info: DataInfo, device: torch.device
+    plan: Plan,
+    spaces: Sequence[SearchSpace],
+    samples: int,
+    info: DataInfo,
+    device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> Learner:
     """Return the learner at the start of a search: supernets of the first stage, gate and C."""
     settings = plan.settings
-    experts = build_experts(plan, spaces, 0, info, device)
+    experts = build_experts(plan, spaces, 0, info, device, ranks)
     gate = None
     if settings.grouping != "none":
         gate = SmallGate(info.channels, settings.experts, settings.gate.width).to(device)

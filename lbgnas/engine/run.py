@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
@@ -13,8 +13,9 @@ import torch
 from lbgnas.engine.checkpoint import load_checkpoint, save_checkpoint
 from lbgnas.engine.interrupts import Interrupted, Interrupts
 from lbgnas.engine.reporting import Reporter
-from lbgnas.engine.run_folder import CHECKPOINT, Metrics
+from lbgnas.engine.run_folder import CHECKPOINT, Metrics, Unwritten
 from lbgnas.errors import LbgnasError
+from lbgnas.ranks import ALONE, PeerLost, Ranks
 
 
 class Run(ABC):
@@ -24,12 +25,16 @@ class Run(ABC):
         folder: the run folder, already made.
         device: where to compute; the CPU by default.
         report: receives the progress; silent by default.
+        ranks: the processes that share the run; the first one alone writes the folder.
     """
 
     kind: ClassVar[Literal["search", "evaluation", "groups"]]
 
-    def __init__(self, folder: Path, device: torch.device | None, report: Reporter | None) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device | None, report: Reporter | None, ranks: Ranks = ALONE
+    ) -> None:
         self.folder = folder
+        self.ranks = ranks
         self.device = device or torch.device("cpu")
         self.report = report or Reporter()
         self.epoch = self.step_in_epoch = 0
@@ -47,8 +52,14 @@ class Run(ABC):
     def restore(self, content: Mapping[str, Any]) -> None:
         """Take over what `content` returned."""
 
+    def gather(self) -> None:  # noqa: B027 - one process has everything
+        """Bring what the processes have of the run's state to all of them; nothing to do for one."""
+
     def save(self) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint; all processes call it together."""
+        self.gather()
+        if not self.ranks.first:
+            return
         content = {"epoch": self.epoch, "step": self.step_in_epoch, **self.content()}
         save_checkpoint(self.folder / CHECKPOINT, self.kind, self.identity, content)
 
@@ -59,7 +70,7 @@ class Run(ABC):
             LbgnasError: if the checkpoint is broken or of another run.
         """
         path = self.folder / CHECKPOINT
-        if not resume or not path.exists():
+        if not resume or not self.ranks.of_first(path.exists):
             self.save()
             return
         content = load_checkpoint(path, self.kind, self.identity)
@@ -78,23 +89,44 @@ class Run(ABC):
             Interrupted: always.
         """
         self.save()
-        raise Interrupted(f"stopped {where}; go on with --resume {self.folder}", signal_number)
+        raise self.interrupted(where, signal_number)
+
+    def interrupted(self, where: str, signal_number: int) -> Interrupted:
+        """Return what ends a run whose checkpoint is written."""
+        return Interrupted(f"stopped {where}; go on with --resume {self.folder}", signal_number)
 
     @contextmanager
-    def under_way(self, what: str, total: int, done: int, first_record: int) -> Iterator[tuple[Interrupts, Metrics]]:
+    def under_way(
+        self, what: str, total: int, done: int, records: Container[int]
+    ) -> Iterator[tuple[Interrupts, Metrics]]:
         """Watch for signals, open the metrics and tell the progress.
 
         Args:
             what: of the progress.
             total, done: steps of it.
-            first_record: number of the next record; later ones in the file are taken back.
+            records: numbers of the records that stay; others in the file are taken back.
         """
         # The handlers first: opening the event files takes seconds, in which a Ctrl-C counts as well.
         with Interrupts() as interrupts:
-            metrics = Metrics(self.folder, first_record)
+            metrics = Metrics(self.folder, records) if self.ranks.first else Unwritten()
             self.report.begin(what, total, done)
             try:
                 yield interrupts, metrics
             finally:
                 metrics.close()
                 self.report.end()
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Say where a run goes on from when one of its processes died inside.
+
+    Raises:
+        PeerLost: with the sentence.
+    """
+    try:
+        yield
+    except PeerLost as lost:
+        known = (folder / CHECKPOINT).exists()
+        rest = f"go on from the last checkpoint with --resume {folder}" if known else f"{folder} has no checkpoint yet"
+        raise PeerLost(f"{lost}; {rest}") from None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -80,14 +81,14 @@ def opened(
     return resume, validated(schema, read_yaml(path), str(path))
 
 
-def write_begin(folder: Path, settings: Settings, device: str, threads: int) -> None:
+def write_begin(folder: Path, settings: Settings, device: str, threads: int, processes: int = 1) -> None:
     """Write the settings of a new run, and the environment of any, into its folder."""
     if not (folder / CONFIG).exists():
         write_text(folder / CONFIG, to_yaml(settings))
-    _write_environment(folder, device, threads)
+    _write_environment(folder, device, threads, processes)
 
 
-def _write_environment(folder: Path, device: str, threads: int) -> None:
+def _write_environment(folder: Path, device: str, threads: int, processes: int) -> None:
     names = ("lbgnas", "torch", "torchvision", "numpy", "scikit-learn")
     versions = {}
     for name in names:
@@ -103,6 +104,7 @@ def _write_environment(folder: Path, device: str, threads: int) -> None:
         "revision": _revision(),
         "device": device,
         "threads": threads,
+        "processes": processes,
     }
     write_text(folder / "environment.json", json.dumps(content, indent=1))
 
@@ -121,29 +123,54 @@ def _revision() -> str | None:
 
 
 class Metrics:
-    """metrics.jsonl and TensorBoard events, one record an epoch; records after a resumed epoch are taken back."""
+    """metrics.jsonl and TensorBoard events, one record an epoch; those of epochs to be repeated are taken back.
 
-    def __init__(self, folder: Path, first_epoch: int) -> None:
+    Args:
+        folder: of the run.
+        done: numbers of the records that stay.
+    """
+
+    def __init__(self, folder: Path, done: Container[int]) -> None:
         self.path = folder / METRICS
-        kept = [line for line in read_metrics(self.path) if line["epoch"] < first_epoch]
+        kept = [line for line in read_metrics(self.path) if line["epoch"] in done]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_epoch)
+        first = next(number for number in itertools.count() if number not in done)
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
+        for line in kept:
+            if line["epoch"] > first:  # hidden by the purge
+                self._show(line)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one epoch's record, flushed to disk."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        self._show(record)
+        self.writer.flush()
+
+    def _show(self, record: Mapping[str, Any]) -> None:
         for name, value in _scalars(record):
             self.writer.add_scalar(name, value, record["epoch"])
         for expert, text in enumerate(record.get("genotypes", ())):
             self.writer.add_text(f"genotype/{expert}", text, record["epoch"])
-        self.writer.flush()
 
     def close(self) -> None:
         """Close the events."""
         self.writer.close()
+
+
+class Unwritten(Metrics):
+    """The metrics of a process that does not write the run folder."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Leave it to the process that writes."""
+
+    def close(self) -> None:
+        """Nothing was opened."""
 
 
 def _scalars(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:

@@ -16,12 +16,18 @@ from lbgnas.engine.plan import Plan
 from lbgnas.grouping.scouting import Scout, Scouted, best_scout
 from lbgnas.grouping.sgd import Sgd
 from lbgnas.networks.gate import SmallGate
+from lbgnas.ranks import ALONE, Ranks
 
 EXPERT_WIDTH = 8
 
 
 def run_scouts(
-    plan: Plan, data: ImageData, split: Split, device: torch.device, on_batch: Callable[[], None]
+    plan: Plan,
+    data: ImageData,
+    split: Split,
+    device: torch.device,
+    on_batch: Callable[[], None],
+    ranks: Ranks = ALONE,
 ) -> Scouted:
     """Return what the best scout found.
 
@@ -33,6 +39,7 @@ def run_scouts(
         split: its halves.
         device: where to compute.
         on_batch: called before every batch; may raise to stop.
+        ranks: the processes that share the scouts.
     """
     settings, info = plan.settings, data.info
     gate = settings.gate
@@ -59,4 +66,4 @@ def run_scouts(
 
     scouts = [partial(make, number) for number in range(gate.scouts)]
     sgd = Sgd(gate.rate, gate.momentum, gate.decay, settings.weights.clip)
-    return best_scout(scouts, train, validation, len(data), gate.scout_epochs, sgd)
+    return best_scout(scouts, train, validation, len(data), gate.scout_epochs, sgd, ranks)

@@ -21,20 +21,22 @@ from lbgnas.data.split import Split, load_split, make_split, save_split
 from lbgnas.engine.checkpoint import to_device
 from lbgnas.engine.collapse import collapse_notes
 from lbgnas.engine.inference import accuracy, answers, expert_agreement, gate_groups
-from lbgnas.engine.interrupts import Interrupts
+from lbgnas.engine.interrupts import Interrupted, Interrupts
 from lbgnas.engine.plan import Plan, build_experts, build_learner, space_of, told_size
 from lbgnas.engine.record import add_losses, cell_record, epoch_line, epoch_means, group_record
 from lbgnas.engine.reporting import Reporter
 from lbgnas.engine.result import write_genotype
 from lbgnas.engine.run import Run
-from lbgnas.engine.run_folder import CHECKPOINT, SPACE, SPLIT, Metrics
+from lbgnas.engine.run_folder import CHECKPOINT, GENOTYPE, SPACE, SPLIT, Metrics
 from lbgnas.engine.scouts import run_scouts
 from lbgnas.errors import LbgnasError
 from lbgnas.files import write_text
 from lbgnas.genotype import CellGenotype
 from lbgnas.grouping.learner import NonFinite
+from lbgnas.grouping.shared import gathered_state
 from lbgnas.grouping.unrolled import Levels
 from lbgnas.networks.counting import count_parameters
+from lbgnas.ranks import ALONE, Ranks
 from lbgnas.space import SearchSpace, load_space, space_text
 
 AGREEMENT_SAMPLES = 500
@@ -63,6 +65,7 @@ class Search(Run):
         device: where to compute.
         resume: go on from the folder's checkpoint.
         report: receives the progress.
+        ranks: the processes that share the experts.
     """
 
     kind = "search"
@@ -74,9 +77,11 @@ class Search(Run):
         device: torch.device | None = None,
         resume: bool = False,
         report: Reporter | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        super().__init__(folder, device, report)
+        super().__init__(folder, device, report, ranks)
         self.settings = settings
+        ranks.require(settings.experts)
         if settings.order == "reference" and settings.grouping != "none":
             raise LbgnasError(
                 "order: reference is the bases' own step, for grouping none only; leave it out or use shared"
@@ -86,7 +91,7 @@ class Search(Run):
         # The run keeps its own copy: a file of the user's may change or go before a resume.
         kept = resume and space_path.exists()
         self.space: SearchSpace = load_space(str(space_path)) if kept else space_of(settings, self.base)
-        if not kept:
+        if not kept and ranks.first:
             write_text(space_path, space_text(self.space))
         self.plan = Plan(settings, self.base, self.space)
         self.data: ImageData = open_pool(
@@ -97,9 +102,10 @@ class Search(Run):
             self.split: Split = load_split(split_path, self.data)
         else:
             self.split = make_split(self.data, settings.seed)
-            save_split(self.split, split_path)
+            if ranks.first:
+                save_split(self.split, split_path)
         self.spaces = [self.space] * settings.experts
-        self.learner = build_learner(self.plan, self.spaces, len(self.data), self.data.info, self.device)
+        self.learner = build_learner(self.plan, self.spaces, len(self.data), self.data.info, self.device, ranks)
         self.sums: dict[str, float] = {}
         self.information: float | None = None if self.wants_scouts() else self.plan.settings.gate.mutual_information
         self.start(resume)
@@ -113,8 +119,14 @@ class Search(Run):
     def rebuild(self) -> None:
         """Build the supernets of the stage under way anew; gate and C live on."""
         stage = self.plan.place(self.epoch)[0]
-        experts = build_experts(self.plan, self.spaces, stage, self.data.info, self.device)
+        experts = build_experts(self.plan, self.spaces, stage, self.data.info, self.device, self.ranks)
         self.learner = self.learner.with_experts(experts)
+
+    def gather(self) -> None:
+        """Bring every expert, with its momentum, from its process to all."""
+        if self.ranks.count > 1:
+            state = gathered_state(self.ranks, to_device(self.learner.state_dict(), torch.device("cpu")))
+            self.learner.load_state_dict(to_device(state, self.device))
 
     def summary(self) -> str:
         """Return what is searched, with actual sizes: a line for the data and one for the stage under way."""
@@ -202,7 +214,8 @@ class Search(Run):
             LbgnasError: for non-finite losses; the checkpoint of the state before is written.
         """
         done = self.epoch * self.steps + self.step_in_epoch
-        with self.under_way("search", self.plan.epochs * self.steps, done, self.epoch) as (interrupts, metrics):
+        total, records = self.plan.epochs * self.steps, range(self.epoch)
+        with self.under_way("search", total, done, records) as (interrupts, metrics):
             if self.information is None:
                 self._scout(interrupts)
             while self.epoch < self.plan.epochs:
@@ -218,10 +231,11 @@ class Search(Run):
         """Let scouts find a start for gate and C, and how much the information term weighs."""
 
         def on_batch() -> None:
-            if interrupts.received is not None:
-                self._stop(interrupts.received)
+            if interrupts.received is not None:  # nothing was learned since the checkpoint
+                raise self.interrupted("before the first epoch", interrupts.received)
 
-        found = run_scouts(self.plan, self.data, self.split, self.device, on_batch)
+        with self.ranks.agreed(Interrupted):
+            found = run_scouts(self.plan, self.data, self.split, self.device, on_batch, self.ranks)
         learner = self.learner
         assert learner.gate is not None
         assert learner.assignment_logits is not None
@@ -241,8 +255,10 @@ class Search(Run):
         for train, validation in self.batches(self.epoch, self.step_in_epoch):
             self.take_step(train, validation, levels)
             self.report.step({name: value / self.step_in_epoch for name, value in self.sums.items() if "loss" in name})
-            if interrupts.received is not None and self.step_in_epoch < self.steps:
-                self._stop(interrupts.received)
+            received = self.ranks.signal(interrupts.received)
+            if received is not None and self.step_in_epoch < self.steps:
+                self._stop(received)
+        self.gather()
         record = self.record(levels, time.monotonic() - started)
         self._end_epoch()
         # The record first: a kill between the two writes repeats the epoch and writes the same record again.
@@ -252,8 +268,10 @@ class Search(Run):
         self.report.epoch(epoch_line(record, self.plan.epochs, len(self.plan.stages)), record)
         if self.plan.place(self.epoch)[0] > record["stage"]:
             self.report.say(told_size(self.plan, record["stage"] + 1, self.spaces, self.data.info))
-        if interrupts.received is not None and self.epoch < self.plan.epochs:
-            self._stop(interrupts.received)
+        if self.epoch < self.plan.epochs:
+            received = self.ranks.signal(interrupts.received)
+            if received is not None:
+                self._stop(received)
 
     def take_step(self, train: Batch, validation: Batch, levels: Levels) -> None:
         """Take one step of the epoch under way.
@@ -303,7 +321,8 @@ class Search(Run):
     def validation_accuracy(self) -> float:
         """Return the top-1 routed accuracy on the validation half, running statistics, unaugmented."""
         learner, ids, multiple = self.learner, self.split.validation, self.plan.size_multiple
-        found = answers(learner.gate, learner.experts.modules, self.data, ids, self.device, multiple=multiple)
+        experts = learner.experts.modules
+        found = answers(learner.gate, experts, self.data, ids, self.device, multiple=multiple, ranks=self.ranks)
         return accuracy(found.routed, found.labels)
 
     def record(self, levels: Levels, seconds: float) -> dict[str, Any]:
@@ -313,7 +332,9 @@ class Search(Run):
         probs = gate_groups(learner.gate, self.data, ids, self.device, multiple)
         shares = group_record(probs, None if logits is None else logits[ids.to(logits.device)])
         some = self.split.validation[:AGREEMENT_SAMPLES]
-        agreement = expert_agreement(learner.gate, learner.experts.modules, self.data, some, self.device, multiple)
+        agreement = expert_agreement(
+            learner.gate, learner.experts.modules, self.data, some, self.device, multiple, self.ranks
+        )
         last = self.epoch + 1 == self.plan.epochs  # untrained experts agree as well
         return {
             "epoch": self.epoch,
@@ -339,5 +360,6 @@ class Search(Run):
             "data_fingerprint": self.split.fingerprint,
             "supernet_parameters": sizes,
         }
-        path = write_genotype(self.folder, self.settings, self.space.name, cells, self.learner.gate, provenance)
-        return path, cells
+        if self.ranks.first:
+            write_genotype(self.folder, self.settings, self.space.name, cells, self.learner.gate, provenance)
+        return self.folder / GENOTYPE, cells

@@ -13,6 +13,7 @@ from torch.func import functional_call
 from lbgnas.batch_statistics import BatchStatistics
 from lbgnas.errors import LbgnasError
 from lbgnas.grouping.sgd import Tensors
+from lbgnas.ranks import ALONE, Ranks
 
 
 def architecture_slopes(
@@ -39,6 +40,7 @@ class Experts:
         architecture: names of the parameters that make up A_k, learned by stage III; all others are S_k.
         features: name of the submodule whose input is the embedding phi(x; S_k); by default each expert's last
             `nn.Linear`.
+        ranks: the processes that share the experts; the weights of another one's are here, but not up to date.
 
     Attributes:
         seed: from which every call draws its random numbers (dropout, noise): with the same seed, all passes of an
@@ -54,8 +56,13 @@ class Experts:
     """
 
     def __init__(
-        self, modules: Sequence[nn.Module], architecture: Iterable[str] = (), features: str | None = None
+        self,
+        modules: Sequence[nn.Module],
+        architecture: Iterable[str] = (),
+        features: str | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.modules = list(modules)
         self.names = tuple(architecture)
         self.seed: int | None = None
@@ -74,6 +81,10 @@ class Experts:
 
     def __len__(self) -> int:
         return len(self.modules)
+
+    def at_work(self, own: Sequence[Tensor]) -> list[tuple[int, Tensor]]:
+        """Return k and its rows of each expert of this process that has any, given the rows of every expert."""
+        return [(index, rows) for index, rows in enumerate(own) if len(rows) and self.ranks.owns(index)]
 
     def weights(self, index: int) -> Tensors:
         """Return S_k by name: the parameters themselves, detached."""

@@ -37,7 +37,7 @@ class Learner:
     """Gate T, assignment logits Z, K experts with weights S and architectures A, and their optimisers.
 
     Args:
-        experts: K modules.
+        experts: K modules; of several processes each moves its own, until `gathered_state` brings them together.
         gate: images to logits (batch, K); None for one expert alone.
         assignment_logits: Z, (samples, K); None without a gate.
         rows: how rows of Z move.
@@ -118,10 +118,11 @@ class Learner:
             logits = self.assignment_logits[ids]
         levels = self._balanced(levels, train[0])
         with self._undone_on_failure():
-            result = unrolled_step(
-                self.experts, self.gate, logits, train, validation, levels, self.gate_buffers, self.expert_buffers
-            )
-            check_step(result, levels, logits)
+            with self.experts.ranks.agreed():
+                result = unrolled_step(
+                    self.experts, self.gate, logits, train, validation, levels, self.gate_buffers, self.expert_buffers
+                )
+                check_step(result, levels, logits)
             self._commit(result, train, levels)
         return result.losses
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lbgnas.grouping.levels import Samples
 from lbgnas.grouping.objectives import cross_entropy, mixture_loss, negative_mutual_information
 from lbgnas.grouping.sgd import Sgd
+from lbgnas.ranks import ALONE, Ranks
 
 LARGEST = 2.0
 """Nats by which a row of C's logits may differ at the start: a row that is sure could not be moved any more."""
@@ -106,8 +107,9 @@ def best_scout(
     samples: int,
     epochs: int,
     settings: Sgd,
+    ranks: Ranks = ALONE,
 ) -> Scouted:
-    """Train every scout and return what the best of them found.
+    """Train every scout and return what the best of them found, its gate on the CPU.
 
     Args:
         scouts: each makes one.
@@ -116,20 +118,34 @@ def best_scout(
         samples: rows of Z.
         epochs: of each scout.
         settings: of their SGD.
+        ranks: the processes that share the scouts; the answer is the same in all.
     """
     best: Scout | None = None
-    losses: list[float] = []
-    for number, make in enumerate(scouts):
-        scout = make()
+    own: dict[int, float] = {}
+    for number in filter(ranks.owns, range(len(scouts))):
+        scout = scouts[number]()
         train_scout(scout, [train(number, epoch) for epoch in range(epochs)], settings)
         loss = routed_loss(scout, validation())
         # A scout that went astray (NaN) is never the best.
-        if best is None or loss < min(losses):
+        if best is None or loss < min(own.values()):
             best = scout
-        losses.append(loss if loss == loss else float("inf"))
-    assert best is not None
-    logits = torch.zeros(samples, len(best.experts))
-    for images, labels, ids in train(0, 0):
-        rows = posterior_logits(best, images, labels).cpu()
+        own[number] = loss if loss == loss else float("inf")
+    known = {number: loss for part in ranks.gathered(own) for number, loss in part.items()}
+    losses = tuple(known[number] for number in range(len(scouts)))
+    winner = losses.index(min(losses))
+    found = None
+    if ranks.owns(winner):
+        assert best is not None
+        rows = _assignment_rows(best, train(0, 0), samples)
+        found = Scouted(best.gate.cpu(), rows, best.mutual_information, losses)
+    result = ranks.gathered(found)[winner % ranks.count]
+    assert result is not None
+    return result
+
+
+def _assignment_rows(scout: Scout, batches: Iterable[Samples], samples: int) -> Tensor:
+    logits = torch.zeros(samples, len(scout.experts))
+    for images, labels, ids in batches:
+        rows = posterior_logits(scout, images, labels).cpu()
         logits[ids.cpu()] = rows.to(logits.dtype)
-    return Scouted(best.gate, logits, best.mutual_information, tuple(losses))
+    return logits

@@ -24,7 +24,7 @@ from lbgnas.grouping.objectives import (
     route,
     validation_loss,
 )
-from lbgnas.grouping.sgd import Tensors, sgd_step, through_step
+from lbgnas.grouping.sgd import Tensors, norm, sgd_step, through_step
 
 
 class GateStep(NamedTuple):
@@ -42,7 +42,10 @@ class GateStep(NamedTuple):
 
 
 class ExpertSteps(NamedTuple):
-    """Stage II by expert: the rows of B routed to each; where there are any, grad_S L2, S' and its momentum."""
+    """Stage II by expert: the rows of B routed to each; where there are any, grad_S L2, S' and its momentum.
+
+    With several processes: of the experts of this one, but for the rows.
+    """
 
     own: list[Tensor]
     gradients: dict[int, Tensors]
@@ -50,6 +53,7 @@ class ExpertSteps(NamedTuple):
     buffers: dict[int, Tensors]
     loss: Tensor
     adaptation: Tensor
+    gradient_norm: Tensor
 
 
 class Validation(NamedTuple):
@@ -173,12 +177,11 @@ def stage_two(
         buffers: momentum of S by expert, zeros where missing.
     """
     own = groups_of(route(probs)[1], len(experts))
-    result = ExpertSteps(own, {}, {}, {}, probs.new_zeros(()), probs.new_zeros(()))
+    nothing = probs.new_zeros(())
+    result = ExpertSteps(own, {}, {}, {}, nothing, nothing, nothing)
     loss, adaptation = result.loss, result.adaptation
     statistics = BatchStatistics(update=True)
-    for index, rows in enumerate(own):
-        if not len(rows):
-            continue
+    for index, rows in experts.at_work(own):
         weights, architecture = experts.weights(index), experts.architecture(index)
         leaves = _leaves(weights)
         share, distance = second_level(experts, index, rows, train, leaves, architecture, probs, levels, statistics)
@@ -188,7 +191,9 @@ def stage_two(
         result.gradients[index] = gradient
         result.stepped[index], result.buffers[index] = sgd_step(weights, gradient, known, levels.experts)
         loss, adaptation = loss + share.detach(), adaptation + distance.detach()
-    return result._replace(loss=loss, adaptation=adaptation)
+    norms = [norm(gradient) for gradient in result.gradients.values()]
+    together = torch.stack(norms).norm() if norms else nothing
+    return result._replace(loss=loss, adaptation=adaptation, gradient_norm=together)
 
 
 def stage_three(
@@ -214,9 +219,7 @@ def stage_three(
     correct = torch.zeros((), dtype=torch.long, device=x.device)
     result = Validation(loss, correct, confidence.mean(), own, {}, {}, outputs)
     statistics = BatchStatistics(update=False)
-    for index, rows in enumerate(own):
-        if not len(rows):
-            continue
+    for index, rows in experts.at_work(own):
         leaves = _leaves(stepped.get(index) or experts.weights(index))
         architecture = _leaves(experts.architecture(index))
         logits, _ = experts.call(index, leaves, architecture, x[rows], statistics)
@@ -243,28 +246,41 @@ def stage_three_mixture(
     probs = output.detach().requires_grad_()
     confidence, group = route(output)
     statistics = BatchStatistics(update=False)
-    indices = range(len(experts))
-    leaves = [_leaves(stepped.get(index) or experts.weights(index)) for index in indices]
-    architecture = [_leaves(experts.architecture(index)) for index in indices]
-    logits = [experts.call(index, leaves[index], architecture[index], x, statistics)[0] for index in indices]
+    indices = [index for index in range(len(experts)) if experts.ranks.owns(index)]
+    leaves = {index: _leaves(stepped.get(index) or experts.weights(index)) for index in indices}
+    architecture = {index: _leaves(experts.architecture(index)) for index in indices}
+    here = {index: experts.call(index, leaves[index], architecture[index], x, statistics)[0] for index in indices}
+    logits = _everyones(experts, here)
     loss = mixture_loss(logits, labels, probs)
-    wanted = [*(value for own in (*architecture, *leaves) for value in own.values()), probs]
-    found = torch.autograd.grad(loss, wanted, allow_unused=True)
+    parts = (*architecture.values(), *leaves.values())
+    found = torch.autograd.grad(loss, [*(value for own in parts for value in own.values()), probs], allow_unused=True)
     gradients = iter(found)
-    slopes = [[next(gradients) for _ in own] for own in (*architecture, *leaves)]
+    architecture_found = {index: [next(gradients) for _ in own] for index, own in architecture.items()}
+    weights_found = {index: [next(gradients) for _ in own] for index, own in leaves.items()}
     answers = torch.stack([value.detach().argmax(1) for value in logits], 1)
+    once = experts.ranks.once
     return Validation(
-        loss.detach(),
-        (answers.gather(1, group[:, None])[:, 0] == labels).sum(),
+        once(loss.detach()),
+        once((answers.gather(1, group[:, None])[:, 0] == labels).sum()),
         confidence.mean(),
         groups_of(group, len(experts)),
         {
-            index: architecture_slopes(index, architecture[index], slopes[index], levels.architecture)
-            for index in indices
+            index: architecture_slopes(index, own, architecture_found[index], levels.architecture)
+            for index, own in architecture.items()
         },
-        {index: _filled(leaves[index], slopes[len(experts) + index]) for index in indices},
-        found[-1],
+        {index: _filled(own, weights_found[index]) for index, own in leaves.items()},
+        once(found[-1]),
     )
+
+
+def _everyones(experts: Experts, own: Mapping[int, Tensor]) -> list[Tensor]:
+    """Return the logits of all experts, those of other processes as constants."""
+    if experts.ranks.count == 1:
+        return list(own.values())
+    nothing = torch.zeros_like(next(iter(own.values())))
+    parts = [own.get(index, nothing).detach() for index in range(len(experts))]
+    (whole,) = experts.ranks.sum([torch.stack(parts)])
+    return [own.get(index, answer) for index, answer in enumerate(whole)]
 
 
 def through_experts(

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from lbgnas.errors import LbgnasError
 from lbgnas.grouping.checks import check_samples
 from lbgnas.grouping.experts import Experts
 from lbgnas.grouping.levels import Levels, Losses, Samples, Unrolled
-from lbgnas.grouping.sgd import Tensors, norm
+from lbgnas.grouping.sgd import Tensors
+from lbgnas.grouping.shared import shared
 from lbgnas.grouping.stages import (
     ExpertSteps,
     GateStep,
@@ -49,7 +49,8 @@ def unrolled_step(
     """Take one iteration of Algorithm 1 without committing it; only running statistics move.
 
     Args:
-        experts: K modules.
+        experts: K modules. With several processes, each computes its own experts and the whole gate; what is returned
+            of S_k and A_k is of its own.
         gate: images to logits (batch, K), or None for K = 1.
         assignment_logits: the batch's rows of Z, (batch, K); None without a gate.
         train: B.
@@ -72,21 +73,26 @@ def unrolled_step(
     if first is None:
         output, validation_output = (samples[0].new_ones(len(samples[0]), 1) for samples in (train, validation))
     else:
-        output, validation_output = first.train_output.detach(), first.validation_output.detach()
+        outputs = first.train_output.detach(), first.validation_output.detach()
+        # Gates that differ in the last bit could send a sample to two processes, or to none.
+        output, validation_output = experts.ranks.sum([experts.ranks.once(value) for value in outputs])
     second = stage_two(experts, train, output, levels, expert_buffers or {})
 
     learn_assignments = levels.assignments and gate is not None
-    third = rows_gradient = None
+    third = on_train = rows_gradient = None
     architecture_gradients: dict[int, Tensors] = {}
     if levels.architecture or learn_assignments:
         stage = stage_three_mixture if levels.mixture and gate is not None else stage_three
         third = stage(experts, second.stepped, validation, validation_output, levels)
         architecture_gradients, on_train = through_experts(experts, train, output, second, third, levels)
-        if learn_assignments:
-            assert gate is not None
-            assert assignment_logits is not None
-            assert first is not None
-            rows_gradient = through_gate(gate, assignment_logits, train[0], first, on_train, third.outputs, levels)
+    second, third, on_train = shared(experts.ranks, second, third, on_train)
+    if learn_assignments:
+        assert gate is not None
+        assert assignment_logits is not None
+        assert first is not None
+        assert third is not None
+        assert on_train is not None
+        rows_gradient = through_gate(gate, assignment_logits, train[0], first, on_train, third.outputs, levels)
     return Unrolled(
         gate={} if first is None else {name: value.detach() for name, value in first.stepped.items()},
         gate_buffers={} if first is None else first.buffers,
@@ -106,7 +112,7 @@ def _losses(first: GateStep | None, second: ExpertSteps, third: Validation | Non
         validation=None if third is None else third.loss,
         mutual_information=None if first is None else first.mutual_information,
         adaptation=second.adaptation,
-        gradient_norm=torch.stack([norm(gradient) for gradient in second.gradients.values()]).norm(),
+        gradient_norm=second.gradient_norm,
         correct=None if third is None else third.correct,
         confidence=None if third is None else third.confidence,
         train_groups=[len(rows) for rows in second.own],
