@@ -124,6 +124,7 @@ class Processes(Ranks):
 
     def __init__(self, rank: int, count: int) -> None:
         self.rank, self.count = rank, count
+        self._common: Exception | None = None
 
     def sum(self, values: Sequence[Tensor]) -> list[Tensor]:
         """Return the sums, by one exchange of one vector."""
@@ -158,7 +159,9 @@ class Processes(Ranks):
         except PeerLost:
             raise
         except kinds as error:
-            self._meet(error)
+            if error is not self._common:  # what all know already is not told again
+                self._meet(error)
+            raise
         self._meet()
 
     def _meet(self, error: Exception | None = None, received: int = 0) -> int:
@@ -169,7 +172,8 @@ class Processes(Ranks):
         failed, number = facts.tolist()
         if failed:
             errors = [known for known in self._all(error) if known is not None]
-            raise errors[0] from None
+            self._common = errors[0]
+            raise self._common from None
         return int(number)
 
     def _all(self, value: Value) -> list[Value]:

@@ -16,18 +16,6 @@ from lbgnas.engine.checkpoint import load_checkpoint
 from tests.small import EVALUATE, SEARCH, assert_same, command, metrics, run
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """One uninterrupted search, two experts with adaptation, and its evaluation."""
-    folder = tmp_path_factory.mktemp("whole")
-    done = run("search", "--base", "pcdarts", "--grouping", "dalbg", *SEARCH, "--out", folder / "search")
-    assert done.returncode == 0, done.stderr
-    genotype = folder / "search" / "genotype.json"
-    evaluated = run("evaluate", "--genotype", genotype, *EVALUATE, "--out", folder / "evaluate")
-    assert evaluated.returncode == 0, evaluated.stderr
-    return folder, done.stdout, evaluated.stdout
-
-
 def test_a_search_leaves_what_it_promises(whole):
     folder, output, _ = whole
     names = {"config.yaml", "environment.json", "split.json", "metrics.jsonl", "checkpoint.pt", "genotype.json"}
