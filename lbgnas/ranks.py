@@ -96,7 +96,7 @@ class Ranks:
         return list(values)
 
     def gathered(self, value: Value) -> list[Value]:
-        """Return the value of every process, by rank; tensors in it are on the CPU."""
+        """Return the value of every process, by rank; tensors in it must be on the CPU."""
         return [value]
 
     def of_first(self, make: Callable[[], Value]) -> Value:
@@ -188,7 +188,7 @@ def _exchange(action: Callable[[Any], object]) -> None:
     try:
         action(dist)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:80]
+        reason = " ".join(str(error).rpartition("] ")[2].split())[:80]
         raise PeerLost(f"another process of this run died ({reason})") from None
 
 

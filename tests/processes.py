@@ -1,4 +1,4 @@
-"""What must hold in each of several processes, and how they are started: `python -m tests.processes FOLDER CHECK ...`"""
+"""What must hold in each of several processes: `python -m tests.processes FOLDER CHECK ...`, started by `together`."""
 
 from __future__ import annotations
 
@@ -163,13 +163,18 @@ class Deaf(ToyExpert):
         return super().forward(x) if self.alphas is None else self.head(x.mean((2, 3))[:, [0, 1, 0, 1]])
 
 
+def one_fails(ranks, error: Exception) -> None:
+    with ranks.agreed():
+        if ranks.rank == 1:
+            raise error
+        ranks.sum([torch.ones(3)])
+
+
 def errors(ranks, folder: Path) -> None:
     """What one process raises all raise, wherever they are, and no step is left half taken."""
     for kind in (NonFinite, LbgnasError):
-        with pytest.raises(kind, match="of the second"), ranks.agreed():
-            if ranks.rank == 1:
-                raise kind("of the second")
-            ranks.sum([torch.ones(3)])
+        with pytest.raises(kind, match="of the second"):
+            one_fails(ranks, kind("of the second"))
     with pytest.raises(KeyError), ranks.agreed(KeyError):
         raise KeyError(ranks.rank)
     assert ranks.signal(15 if ranks.rank else None) == 15
@@ -178,7 +183,7 @@ def errors(ranks, folder: Path) -> None:
     assert (counts.dtype, counts.item(), halves.tolist()) == (torch.int64, 6, [1.0, 2.0])
     assert ranks.sum([ranks.once(torch.tensor([2.0]))])[0].tolist() == [2.0]
     assert ranks.of_first(lambda: ranks.rank) == 0
-    with pytest.raises(LbgnasError, match="2 processes for 1 expert, .* --nproc-per-node 1"):
+    with pytest.raises(LbgnasError, match=r"2 processes for 1 expert, .* --nproc-per-node 1"):
         ranks.require(1)
 
     learner = toy_learner(ranks, 2)
@@ -219,6 +224,29 @@ def stages(ranks, folder: Path) -> None:
     assert abs(result.validation_accuracy - alone.validation_accuracy()) < 1e-9
     assert_close(alone.learner.state_dict(), shared.learner.state_dict())
     assert_close(metrics(alone.folder), metrics(place))
+
+
+def poisoned(ranks, folder: Path) -> None:
+    """A level that is not finite ends the search in all processes, with a checkpoint of the state before."""
+    place = folder / "poisoned"
+    place.mkdir(exist_ok=True)
+    settings = SearchSettings(**SMALL, base="darts", grouping="lbg", epochs=2, space=space(folder, "darts"))
+    search = Search(settings, place, ranks=ranks)
+    step, calls = search.learner.step, []
+
+    def poison(train, validation, levels):
+        calls.append(1)
+        if len(calls) == 2:
+            train = train._replace(images=train.images * float("nan"))
+        return step(train, validation, levels)
+
+    search.learner.step = poison
+    with pytest.raises(NonFinite, match=r"epoch 1, step 2: .* \(level [12]\)"):
+        search.run()
+    ranks.signal(None)  # the first one has written
+    again = Search(settings, place, resume=True, ranks=ranks)
+    assert (again.epoch, again.step_in_epoch) == (0, 1)
+    assert all(value.isfinite().all() for own in again.learner.state_dict()["experts"] for value in own.values())
 
 
 def evaluations(ranks, folder: Path) -> None:

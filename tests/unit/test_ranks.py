@@ -8,7 +8,7 @@ from lbgnas.ranks import ALONE, place
 from tests.processes import together
 
 
-@pytest.mark.parametrize("checks", [("errors", "toys", "stages"), ("supernets", "evaluations")])
+@pytest.mark.parametrize("checks", [("errors", "toys", "stages", "poisoned"), ("supernets", "evaluations")])
 def test_two_processes_give_what_one_gives(tmp_path, checks):
     for output, error in together(tmp_path, *checks):
         assert [f"{check} held" for check in checks] == output.splitlines(), error[-3000:]
