@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Schema = TypeVar("Schema", bound=Settings)
 PATIENCE = 30.0
-"""Seconds in which the first process has surely told an error."""
+"""Seconds in which the first process has surely told an error, if it met it too."""
 
 
 @dataclass(frozen=True)
@@ -209,11 +209,11 @@ def start_torch(device: str, threads: int | None, several: bool = False) -> torc
 def _own_gpu(device: torch.device, own: Place) -> torch.device:
     import torch
 
-    known = torch.cuda.device_count()
+    known = torch.cuda.device_count()  # the same in all processes: the first one refuses, too
     if device.index is not None:
         raise LbgnasError(f"--device {device}: each of several processes takes a GPU of its own; use cuda, auto or cpu")
-    if own.local >= known:
-        raise LbgnasError(f"torchrun: process {own.local} of this machine has no GPU, {known} are there; use fewer")
+    if own.beside > known:
+        raise LbgnasError(f"torchrun: {own.beside} processes on this machine, which has {known} GPUs; use fewer")
     torch.cuda.set_device(own.local)
     return torch.device("cuda", own.local)
 
@@ -228,10 +228,9 @@ def guarded(tool: str, run: Callable[[Sequence[str]], None], argv: Sequence[str]
         run(sys.argv[1:] if argv is None else argv)
     except LbgnasError as error:
         if quiet and not isinstance(error, PeerLost):
-            # torchrun ends the others as soon as one has ended: that must be the one who says why.
+            # torchrun ends the others as soon as one has ended: that should be the one who says why.
             time.sleep(PATIENCE)
-        else:
-            print(f"{tool}: {error}", file=sys.stderr)
+        print(f"{tool}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{tool}: stopped at once", file=sys.stderr)

@@ -31,11 +31,12 @@ class PeerLost(LbgnasError):
 
 
 class Place(NamedTuple):
-    """What torchrun tells a process: its number, how many there are, and its number on this machine."""
+    """What torchrun tells a process: its number, how many there are, and both on this machine alone."""
 
     rank: int
     processes: int
     local: int
+    beside: int
 
 
 def place() -> Place:
@@ -43,11 +44,11 @@ def place() -> Place:
 
     Example:
         >>> place()
-        Place(rank=0, processes=1, local=0)
+        Place(rank=0, processes=1, local=0, beside=1)
     """
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if not all(os.environ.get(name, "").isdecimal() for name in names):
-        return Place(0, 1, 0)
+        return Place(0, 1, 0, 1)
     return Place(*(int(os.environ[name]) for name in names))
 
 
@@ -206,9 +207,9 @@ def started(device: torch.device) -> Iterator[Ranks]:
         device: where this process computes; what is on the CPU crosses by gloo, what is on a GPU by nccl.
 
     Raises:
-        LbgnasError: if the processes do not find each other.
+        PeerLost: if the processes do not find each other.
     """
-    rank, count, _ = place()
+    rank, count, *_ = place()
     if count == 1:
         yield ALONE
         return
@@ -220,7 +221,7 @@ def started(device: torch.device) -> Iterator[Ranks]:
         dist.init_process_group(backend, timeout=LONGEST_WAIT)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise LbgnasError(f"torchrun: process {rank} of {count} does not reach the others ({reason})") from None
+        raise PeerLost(f"torchrun: process {rank} of {count} does not reach the others ({reason})") from None
     ranks = Processes(rank, count)
     try:
         with ranks.agreed():

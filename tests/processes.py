@@ -46,7 +46,8 @@ def together(folder: Path, *checks: str, count: int = 2) -> list[tuple[str, str]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+    common = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common["OMP_NUM_THREADS"] = 1
     processes = [
         subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "tests.processes", str(folder), *checks],
