@@ -140,8 +140,10 @@ class Processes(Ranks):
 
     def gathered(self, value: Value) -> list[Value]:
         """Return the value of every process."""
+        from lbgnas.packing import packed, unpacked
+
         self._meet()
-        return self._all(value)
+        return [unpacked(*each) for each in self._all(packed(value))]
 
     def of_first(self, make: Callable[[], Value]) -> Value:
         """Return what the first process makes; the others wait for it."""

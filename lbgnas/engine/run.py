@@ -56,8 +56,12 @@ class Run(ABC):
         """Bring what the processes have of the run's state to all of them; nothing to do for one."""
 
     def save(self) -> None:
-        """Write the checkpoint; all processes call it together."""
+        """Write the checkpoint of what all processes have; they call it together."""
         self.gather()
+        self.write()
+
+    def write(self) -> None:
+        """Write the checkpoint of what this process has, if it is the one that writes."""
         if not self.ranks.first:
             return
         content = {"epoch": self.epoch, "step": self.step_in_epoch, **self.content()}

@@ -263,7 +263,7 @@ class Search(Run):
         self._end_epoch()
         # The record first: a kill between the two writes repeats the epoch and writes the same record again.
         metrics.write(record)
-        self.save()
+        self.write()
         self.last_record = record
         self.report.epoch(epoch_line(record, self.plan.epochs, len(self.plan.stages)), record)
         if self.plan.place(self.epoch)[0] > record["stage"]:
