@@ -66,6 +66,21 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def summary(rows: list[Row]) -> str:
+    """Return one table of all problems: the mean error and, in brackets, the mean ARI of the gate."""
+    problems = [name for name in PROBLEMS if any(row["problem"] == name for row in rows)]
+    lines = ["| error % (ARI gate) | " + " | ".join(problems) + " |", "|" + " --- |" * (len(problems) + 1)]
+    for method in METHODS:
+        cells = []
+        for problem in problems:
+            own = [row for row in rows if (row["problem"], row["method"]) == (problem, method)]
+            found = [float(str(row["ari_gate"])) for row in own if row["ari_gate"] is not None]
+            mean = f"{statistics.mean(float(str(row['error'])) for row in own):.1f}" if own else ""
+            cells.append(mean + (f" ({round(statistics.mean(found), 2) + 0.0:.2f})" if found else ""))
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"one seed of {', '.join(QUICK)}, a third of the epochs")
@@ -103,7 +118,7 @@ def main() -> None:
     order = {job: index for index, job in enumerate(wanted)}
     shown = [row for row in rows if (row["problem"], row["method"], row["seed"]) in order]
     print(f"seeds {', '.join(map(str, seeds))}; mean ± standard deviation")
-    print(table(shown))
+    print(f"\n{summary(shown)}\n{table(shown)}")
 
 
 if __name__ == "__main__":

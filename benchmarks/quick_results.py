@@ -1,6 +1,6 @@
 """Search and evaluate with the quick preset for several bases, groupings and seeds; print and save a table.
 
-    python benchmarks/quick_results.py [--bases pcdarts] [--groupings none lbg dalbg] [--seeds 0 1 2] \\
+    python benchmarks/quick_results.py [--bases pcdarts] [--groupings none lbg dalbg] [--seeds 0 1 2] [--scouts N] \\
         [--out runs/quick-results]
 
 The README's table is of one base, that of docs/bases.md of all: --bases darts pdarts pcdarts darts-
@@ -29,12 +29,13 @@ def tool(name: str, *arguments: object) -> None:
         raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
 
 
-def one(out: Path, base: str, grouping: str, seed: int) -> dict[str, object]:
+def one(out: Path, scouts: int | None, base: str, grouping: str, seed: int) -> dict[str, object]:
     folder = out / f"{base}-{grouping}-{seed}"
     result = folder / "evaluate" / "results.json"
+    start = [] if scouts is None else ["--gate.scouts", scouts]
     if not result.exists():
         for stage, arguments in (
-            ("search", ["--base", base, "--grouping", grouping, "--seed", seed]),
+            ("search", ["--base", base, "--grouping", grouping, "--seed", seed, *start]),
             ("evaluate", ["--genotype", folder / "search" / "genotype.json", "--seed", seed]),
         ):
             place = folder / stage
@@ -82,11 +83,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--groupings", nargs="+", default=["none", "lbg", "dalbg"], choices=["none", "lbg", "dalbg"])
     parser.add_argument("--bases", nargs="+", default=["pcdarts"], choices=["darts", "pdarts", "pcdarts", "darts-"])
+    parser.add_argument("--scouts", type=int, help="of every search (default: the product's own)")
     parser.add_argument("--out", type=Path, default=Path("runs/quick-results"))
     options = parser.parse_args()
     jobs = [(b, g, seed) for seed in options.seeds for b in options.bases for g in options.groupings]
     with ThreadPoolExecutor(2) as pool:
-        rows = list(pool.map(lambda job: one(options.out, *job), jobs))
+        rows = list(pool.map(lambda job: one(options.out, options.scouts, *job), jobs))
     rows.sort(key=lambda row: (options.bases.index(row["base"]), options.groupings.index(row["grouping"])))
     text = table(rows)
     (options.out / "table.md").write_text(text + "\n")
