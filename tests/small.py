@@ -12,6 +12,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 SEARCH = ["--limit", "40", "--batch-size", "10", "--epochs", "3", "--network.cells", "3", "--network.channels", "8"]
+SEARCH += ["--gate.scouts", "2"]  # both experts get samples
 EVALUATE = ["--epochs", "2", "--batch-size", "16", "--network.cells", "3", "--network.channels", "4", "--layers", "3"]
 
 

@@ -268,6 +268,8 @@ class GroupTraining(Run):
     def content(self) -> dict[str, Any]:
         """Return everything the run depends on from here."""
         return {
+            "epoch": self.epoch,
+            "step": self.step_in_epoch,
             "phase": self.phase,
             "experts": [expert.state_dict() for expert in self.experts],
             "gate": None if self.gate is None else self.gate.state_dict(),
@@ -277,6 +279,7 @@ class GroupTraining(Run):
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Take over what `content` returned."""
+        self.epoch, self.step_in_epoch = int(content["epoch"]), int(content["step"])
         self.phase = int(content["phase"])
         self.sums = {str(name): float(value) for name, value in content["sums"].items()}
         for expert, state in zip(self.experts, content["experts"], strict=True):

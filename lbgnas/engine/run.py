@@ -64,8 +64,7 @@ class Run(ABC):
         """Write the checkpoint of what this process has, if it is the one that writes."""
         if not self.ranks.first:
             return
-        content = {"epoch": self.epoch, "step": self.step_in_epoch, **self.content()}
-        save_checkpoint(self.folder / CHECKPOINT, self.kind, self.identity, content)
+        save_checkpoint(self.folder / CHECKPOINT, self.kind, self.identity, self.content())
 
     def start(self, resume: bool) -> None:
         """Go on from the folder's checkpoint if there is one and it is wanted, else write the first.
@@ -79,7 +78,6 @@ class Run(ABC):
             return
         content = load_checkpoint(path, self.kind, self.identity)
         try:
-            self.epoch, self.step_in_epoch = int(content["epoch"]), int(content["step"])
             self.restore(content)
         except LbgnasError as error:
             raise LbgnasError(f"{path}: {error}") from None

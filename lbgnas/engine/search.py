@@ -166,6 +166,8 @@ class Search(Run):
         """Return everything the search depends on from here."""
         operations = [{kind: list(map(list, edges)) for kind, edges in own.operations.items()} for own in self.spaces]
         return {
+            "epoch": self.epoch,
+            "step": self.step_in_epoch,
             "operations": operations,
             "sums": self.sums,
             "information": self.information,
@@ -174,6 +176,7 @@ class Search(Run):
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Take over a checkpoint's content; the supernets are built with the operations that it names."""
+        self.epoch, self.step_in_epoch = int(content["epoch"]), int(content["step"])
         state = to_device(content["learner"], self.device)
         self.sums = {str(name): float(value) for name, value in content["sums"].items()}
         self.information = None if content["information"] is None else float(content["information"])
