@@ -1,106 +1,113 @@
 """What a second process brings: samples a second of search and evaluation with one and with two, one thread each.
 
-    python -m benchmarks.processes --rounds 3
+    python -m benchmarks.processes [--rounds 8] [--only search]
 
-Two experts at the sizes of the preset quick, coloured digits. The search has its scouts and an A that is learned from
-the first epoch; the evaluation is an ensemble of one published cell, so that both processes have equally much to do.
-Whole epochs are timed, with their ends (measures, checkpoint); the first one warms up. Each round starts both ways
-anew, one after the other; the medians are told.
+Two experts at the sizes of the preset quick, coloured digits. A is learned from the first epoch; the evaluation is an
+ensemble of one published cell, so that both processes have equally much to do. An epoch is timed with its end
+(measures, records, checkpoint).
 
-Two clocks: the wall's, and the seconds that the slower process computes between two meetings, added up. Where other
-programs want the cores the first says little, and the second what free cores would give but for the wait on messages.
+The cores of a machine that others use too are not equally fast, slow each other down, and change. So two processes hold
+the run three times: each its own, and one shared. A round is an epoch by the first alone, by the second alone, by each
+its own at the same time, and the shared one. All rates are told in those of one process alone, the mean over both
+cores: two runs beside each other show what the machine has to give, the shared run what becomes of it. The first round
+warms up.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+
+from lbgnas.ranks import ALONE, Ranks, started
 
 MARK = "measured: "
-COUNTS = (1, 2)
+Epoch = Callable[[], None]
 
 
-class Measured(NamedTuple):
-    """Samples a second by the wall's clock and by the processors', and the share of each expert."""
+def search_epoch(ranks: Ranks, folder: Path, rounds: int, base: str, grouping: str) -> tuple[Epoch, int]:
+    """Return what runs the next epoch of a search, and its samples."""
+    from lbgnas.config import SearchSettings, load_preset, merged
+    from lbgnas.engine.interrupts import Interrupts
+    from lbgnas.engine.run_folder import Metrics, Unwritten
+    from lbgnas.engine.search import Search
 
-    wall: float
-    computing: float
-    shares: list[float]
+    # Two scouts are enough for two groups; they are not part of what is timed.
+    own = {"base": base, "grouping": grouping, "epochs": rounds, "architecture": {"warmup": 0.0}, "gate": {"scouts": 2}}
+    settings = SearchSettings(**merged(load_preset("quick", "search", base), own))
+    run, interrupts = Search(settings, folder, ranks=ranks), Interrupts()
+    metrics = Metrics(folder, ()) if ranks.first else Unwritten()
+    run._scout(interrupts)
+    return lambda: run._run_epoch(interrupts, metrics), len(run.split.train)
 
 
-def child(what: str, epochs: int, base: str, grouping: str) -> None:
-    """One process's part; the first one prints what was measured."""
+def evaluation_epoch(ranks: Ranks, folder: Path, rounds: int, *_: str) -> tuple[Epoch, int]:
+    """Return what runs the next epoch of both experts of an evaluation, and its samples."""
+    from lbgnas.config import EvaluationSettings, load_preset, merged
+    from lbgnas.engine.evaluate import Evaluation
+    from lbgnas.engine.interrupts import Interrupts
+    from lbgnas.engine.run_folder import Metrics, Unwritten
+
+    own = {"genotype": "PC_DARTS_cifar", "ensemble": 2, "epochs": rounds}
+    settings = EvaluationSettings(**merged(load_preset("quick", "evaluation"), own))
+    run, interrupts = Evaluation(settings, folder, ranks=ranks), Interrupts()
+    metrics = Metrics(folder, ()) if ranks.first else Unwritten()
+
+    def epoch() -> None:
+        for _ in range(2 // ranks.count):
+            run._run_epochs(interrupts, metrics)
+
+    return epoch, sum(map(len, run.own))
+
+
+EPOCHS: dict[str, Callable[..., tuple[Epoch, int]]] = {"search": search_epoch, "evaluation": evaluation_epoch}
+
+
+def child(what: str, rounds: int, base: str, grouping: str) -> None:
+    """One process's part; the first one prints the seconds of every round: alone, alone, together."""
     from lbgnas.engine.machine import prepare_cpu
 
     prepare_cpu()
     import torch
 
-    from lbgnas.config import EvaluationSettings, SearchSettings, load_preset, merged
-    from lbgnas.engine.evaluate import Evaluation
-    from lbgnas.engine.reporting import Reporter
-    from lbgnas.engine.search import Search
-    from lbgnas.ranks import started
-
-    class Clock(Reporter):
-        """Notes wall and processor time where processes meet: every step of a search, every epoch."""
-
-        def __init__(self) -> None:
-            self.marks: list[tuple[float, float]] = []
-            self.epochs: list[tuple[int, dict]] = []
-
-        def step(self, values):
-            if what == "search":
-                self.marks.append((time.monotonic(), time.process_time()))
-
-        def epoch(self, line, record):
-            self.marks.append((time.monotonic(), time.process_time()))
-            self.epochs.append((len(self.marks), record))
-
     torch.set_num_threads(1)
-    clock = Clock()
     with started(torch.device("cpu")) as ranks, TemporaryDirectory() as place:
-        folder = ranks.of_first(lambda: Path(place))
-        if what == "search":
-            own = {"base": base, "grouping": grouping, "epochs": epochs, "architecture": {"warmup": 0.0}}
-            values = merged(load_preset("quick", "search", base), own)
-            search = Search(SearchSettings(**values), folder, report=clock, ranks=ranks)
-            search.run()
-            rows = [len(search.split.train)]
-        else:
-            values = merged(
-                load_preset("quick", "evaluation"), {"genotype": "PC_DARTS_cifar", "ensemble": 2, "epochs": epochs}
-            )
-            evaluation = Evaluation(EvaluationSettings(**values), folder, report=clock, ranks=ranks)
-            evaluation.run()
-            rows = [len(own) for own in evaluation.own]
-        together = ranks.gathered(clock.marks)
-    if not ranks.first:
-        return
-    # The epochs of several experts that end together are told at once.
-    warm = ranks.count if what == "evaluation" else 1
-    first = clock.epochs[warm - 1][0] - 1
-    samples = sum(rows[record.get("expert", 0)] for _, record in clock.epochs[warm:])
-    wall = clock.marks[-1][0] - clock.marks[first][0]
-    steps = zip(*([b[1] - a[1] for a, b in itertools.pairwise(own)] for own in together), strict=True)
-    computing = sum(list(map(max, steps))[first:])
-    shares = clock.epochs[-1][1].get("group_share") or [count / sum(rows) for count in rows]
-    print(MARK + json.dumps(Measured(samples / wall, samples / computing, shares)), flush=True)
+        shared = ranks.of_first(lambda: Path(place))
+        (shared / "shared").mkdir(exist_ok=True)
+        (Path(place) / "alone").mkdir()
+        # The own run takes two epochs a round.
+        alone, samples = EPOCHS[what](ALONE, Path(place) / "alone", 2 * rounds, base, grouping)
+        together, _ = EPOCHS[what](ranks, shared / "shared", rounds, base, grouping)
+
+        def timed(epoch: Epoch, active: bool = True) -> list[float]:
+            """Return the seconds of the active processes, which begin at once."""
+            ranks.signal(None)
+            begun = time.monotonic()
+            if active:
+                epoch()
+            return [taken for taken in ranks.gathered(time.monotonic() - begun if active else None) if taken]
+
+        seconds = []
+        for _ in range(rounds):
+            ones = [timed(alone, turn == ranks.rank)[0] for turn in range(ranks.count)]
+            seconds.append([ones, timed(alone), timed(together)])
+        if ranks.first:
+            print(MARK + json.dumps([samples, seconds[1:]]), flush=True)
 
 
-def measured(count: int, arguments: list[str]) -> Measured:
-    """Start so many processes and return what they measured."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+def measured(what: str, rounds: int, base: str, grouping: str) -> tuple[int, list[list[list[float]]]]:
+    """Start two processes and return the samples of an epoch and the seconds of each round."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    given = ["--child", what, "--rounds", str(rounds), "--base", base, "--grouping", grouping]
     done = subprocess.run(
-        [*command, "-m", "benchmarks.processes", "--child", *arguments],
+        [*command, "-m", "benchmarks.processes", *given],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -108,38 +115,44 @@ def measured(count: int, arguments: list[str]) -> Measured:
     lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if not lines:
         sys.exit(done.stderr)
-    return Measured(*json.loads(lines[0].removeprefix(MARK)))
+    samples, seconds = json.loads(lines[0].removeprefix(MARK))
+    return samples, seconds
 
 
-def told(name: str, one: list[float], two: list[float]) -> str:
-    """Return a line with both rates, how many times the second is the first, and what each round gave."""
-    rates, ratio = (statistics.median(one), statistics.median(two)), statistics.median(two) / statistics.median(one)
-    each = ", ".join(f"{a:.1f} {b:.1f}" for a, b in zip(one, two, strict=True))
-    return f"    {name}: {rates[0]:.1f} samples/s with 1 process, {rates[1]:.1f} with 2, {ratio:.2f} times ({each})"
+def _mean(seconds: list[float]) -> float:
+    return 1 / statistics.mean(seconds)
+
+
+def _sum(seconds: list[float]) -> float:
+    return sum(1 / taken for taken in seconds)
+
+
+def _last(seconds: list[float]) -> float:
+    return 1 / max(seconds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--base", default="pcdarts")
     parser.add_argument("--grouping", default="dalbg")
-    parser.add_argument("--only", choices=("search", "evaluation"))
-    parser.add_argument("--child", choices=("search", "evaluation"), help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=tuple(EPOCHS))
+    parser.add_argument("--child", choices=tuple(EPOCHS), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        child(given.child, given.epochs, given.base, given.grouping)
+        child(given.child, given.rounds, given.base, given.grouping)
         return
-    common = ["--epochs", str(given.epochs), "--base", given.base, "--grouping", given.grouping]
-    for what in [given.only] if given.only else ["search", "evaluation"]:
-        found = {count: [] for count in COUNTS}
-        for _ in range(given.rounds):
-            for count in COUNTS:
-                found[count].append(measured(count, [what, *common]))
-        one, two = found[1], found[2]
-        print(f"{what}, shares of the experts {' '.join(f'{share:.2f}' for share in two[-1].shares)}")
-        print(told("wall clock", [each.wall for each in one], [each.wall for each in two]))
-        print(told("computing", [each.computing for each in one], [each.computing for each in two]), flush=True)
+    for what in [given.only] if given.only else EPOCHS:
+        samples, seconds = measured(what, given.rounds, given.base, given.grouping)
+        one, beside, shared = (
+            [samples * times(each[place]) for each in seconds] for place, times in enumerate((_mean, _sum, _last))
+        )
+        told = {"two runs at once": beside, "one run of two": shared}
+        print(f"{what}: one process alone {statistics.median(one):.1f} samples/s, {len(seconds)} rounds")
+        for name, rates in told.items():
+            ratios = [rate / own for rate, own in zip(rates, one, strict=True)]
+            each = " ".join(f"{ratio:.2f}" for ratio in ratios)
+            print(f"    {name}: {statistics.median(ratios):.2f} times that ({each})", flush=True)
 
 
 if __name__ == "__main__":
