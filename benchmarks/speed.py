@@ -75,16 +75,17 @@ COUNTED = 4
 def counted(_: bool) -> dict[str, Result]:
     """Count the operations of one pass, whatever its batch, and the bytes it saves for each sample."""
     calls, kept = {}, {}
-    for kind in ("ours", "low", "peer"):
+    for kind in ("ours", "low", "bfloat16", "peer"):
         net = subjects.supernet()
         net.recompute = kind == "low"
         form = torch.contiguous_format if kind == "peer" else torch.channels_last
         net = ReferenceNetwork(net) if kind == "peer" else net.to(memory_format=form)
+        run = subjects.in_bfloat16(net) if kind == "bfloat16" else net
         images = torch.randn(COUNTED, 3, subjects.SIZE, subjects.SIZE).contiguous(memory_format=form)
         labels = torch.randint(10, (COUNTED,))
 
-        def loss(net: torch.nn.Module = net, images: torch.Tensor = images, labels: torch.Tensor = labels):
-            return F.cross_entropy(net(images), labels)
+        def loss(run: subjects.Pass = run, images: torch.Tensor = images, labels: torch.Tensor = labels):
+            return F.cross_entropy(run(images), labels)
 
         calls[kind] = sum(count_operations(lambda loss=loss: loss().backward()).values())
         kept[kind] = saved_bytes(loss, [*net.parameters(), *net.buffers(), images, labels]) / COUNTED / 1e6
@@ -92,6 +93,7 @@ def counted(_: bool) -> dict[str, Result]:
         "ops": Result(calls["ours"], calls["peer"], "", 0.0),
         "saved_bytes": Result(kept["ours"], kept["peer"], "MB/sample", 0.0),
         "saved_low": Result(kept["low"], kept["peer"], "MB/sample", 0.0),
+        "saved_bf16": Result(kept["bfloat16"], kept["peer"], "MB/sample", 0.0),
     }
 
 
@@ -113,12 +115,13 @@ def live_memory(quick: bool) -> dict[str, Result]:
 
 
 COUNTS: dict[tuple[str, ...], tuple[Callable[[bool], dict[str, Result]], dict[str, tuple[str, float]]]] = {
-    ("ops", "saved_bytes", "saved_low"): (
+    ("ops", "saved_bytes", "saved_low", "saved_bf16"): (
         counted,
         {
             "ops": ("tensor operations of forward and backward", 0.20),
             "saved_bytes": ("kept for the backward", 0.40),
             "saved_low": ("the same, memory low", 0.10),
+            "saved_bf16": ("the same, precision bfloat16", 0.25),
         },
     ),
     ("live_memory",): (live_memory, {"live_memory": ("alive after 100 (--quick) or 1,000 steps | 20 steps", 1.0)}),

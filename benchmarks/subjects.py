@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from benchmarks.reference.network import ReferenceNetwork
 from benchmarks.reference.stacked import ReferenceStacked
 from benchmarks.reference.steps import ReferenceSearch
+from lbgnas.batch_statistics import BatchStatistics
 from lbgnas.genotype import published
 from lbgnas.grouping.adaptation import Adaptation, find_distance
 from lbgnas.grouping.assignments import initial_assignments
@@ -28,6 +29,7 @@ from lbgnas.networks.supernet import Supernet
 from lbgnas.space import load_space
 
 Run = Callable[[], object]
+Pass = Callable[[Tensor], Tensor]
 SAMPLES = 4096
 CELLS, CHANNELS, SIZE, BATCH = 8, 16, 32, 16
 
@@ -44,6 +46,16 @@ class EvenGate(SmallGate):
 def supernet(space: str = "darts", cells: int = CELLS, channels: int = CHANNELS) -> Supernet:
     torch.manual_seed(0)
     return Supernet(load_space(space), cells, channels, 10)
+
+
+def in_bfloat16(net: Supernet) -> Pass:
+    """Return the pass that a search of precision bfloat16 makes."""
+    experts = Experts([net], tuple(net.architecture_parameters()), compute=torch.bfloat16)
+    policy = BatchStatistics(update=False)
+    weights, architecture = experts.weights(0), experts.architecture(0)
+    for value in (*weights.values(), *architecture.values()):
+        value.requires_grad_()
+    return lambda images: experts.call(0, weights, architecture, images, policy)[0]
 
 
 def _batches(batch: int, size: int, ours: bool):

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from lbgnas import composed as forms
 from lbgnas.errors import LbgnasError
+from lbgnas.precision import exact
 
 
 class BatchStatistics(TorchFunctionMode):
@@ -121,6 +122,7 @@ class BatchStatistics(TorchFunctionMode):
     ) -> Tensor:
         if training and (input.numel() <= input.shape[1] or not running_statistics_move()):
             running_mean = running_var = None
+        weight, bias = (value if value is None else exact(value) for value in (weight, bias))
         if training and (self.composed or self._partial(input)):
             return forms.batch_norm(input, weight, bias, running_mean, running_var, momentum, eps, self.rows)
         return torch.batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lbgnas.precision import exact, exact_type
 from lbgnas.tangents import inverse_root
 
 
@@ -29,8 +30,8 @@ def batch_norm(
     """Normalise by the batch's statistics, those of the first `rows` samples if given; moves running statistics."""
     source = input[:rows]
     dims = [0, *range(2, input.dim())]
-    mean = source.mean(dims, keepdim=True)
-    centred = input - mean
+    mean = source.mean(dims, keepdim=True, dtype=exact_type(input))
+    centred = exact(input) - mean
     spread = centred[:rows]
     variance = (spread * spread).mean(dims, keepdim=True)
     _move(running_mean, running_var, mean, variance, source.numel() // source.shape[1], momentum)
@@ -39,7 +40,7 @@ def batch_norm(
     if weight is not None:
         scale = scale * weight.reshape(shape)
     output = centred * scale
-    return output if bias is None else output + bias.reshape(shape)
+    return (output if bias is None else output + bias.reshape(shape)).to(input.dtype)
 
 
 def instance_norm(
@@ -54,13 +55,13 @@ def instance_norm(
 ) -> Tensor:
     """Normalise every channel of every sample by itself; the first `rows` samples move running statistics."""
     dims = list(range(2, input.dim()))
-    mean = input.mean(dims, keepdim=True)
-    centred = input - mean
+    mean = input.mean(dims, keepdim=True, dtype=exact_type(input))
+    centred = exact(input) - mean
     variance = (centred * centred).mean(dims, keepdim=True)
     if running_mean is not None:
         values = input.numel() // (input.shape[0] * input.shape[1])
         _move(running_mean, running_var, mean[:rows].mean(0), variance[:rows].mean(0), values, momentum)
-    return _scale_channels(centred * inverse_root(variance, eps), weight, bias)
+    return _scale_channels(centred * inverse_root(variance, eps), weight, bias).to(input.dtype)
 
 
 @torch.no_grad()
@@ -80,7 +81,7 @@ def _move(
 
 
 def _standardise(input: Tensor, dims: list[int], eps: float) -> Tensor:
-    centred = input - input.mean(dims, keepdim=True)
+    centred = exact(input) - input.mean(dims, keepdim=True, dtype=exact_type(input))
     return centred * inverse_root((centred * centred).mean(dims, keepdim=True), eps)
 
 
@@ -109,7 +110,7 @@ def _layer_norm(
     **__: Any,
 ) -> Tensor:
     dims = list(range(-len(normalized_shape), 0))
-    return _scale_shift(_standardise(input, dims, eps), weight, bias)
+    return _scale_shift(_standardise(input, dims, eps), weight, bias).to(input.dtype)
 
 
 def _group_norm(
@@ -122,7 +123,7 @@ def _group_norm(
     **__: Any,
 ) -> Tensor:
     output = _standardise(input.reshape(input.shape[0], num_groups, -1), [2], eps).reshape(input.shape)
-    return _scale_channels(output, weight, bias)
+    return _scale_channels(output, weight, bias).to(input.dtype)
 
 
 def _log_softmax(input: Tensor, dim: int | None = None, *rest: Any, **named: Any) -> Tensor:

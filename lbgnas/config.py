@@ -173,6 +173,8 @@ class SearchSettings(LevelSettings):
     """K; with grouping none always 1."""
     memory: Literal["fast", "low"] = "fast"
     """low: keep for the backward what enters each cell alone, and compute cells a second time."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What experts compute in; bfloat16 halves the memory, weights and statistics stay float32; not with fd."""
     order: Literal["reference", "shared"] | None = None
     """Of a step: reference (the bases' own, grouping none only) or shared (one virtual step, no second pass)."""
     literal: bool = False

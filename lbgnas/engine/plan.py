@@ -67,6 +67,11 @@ class Plan:
         self.settings = settings = settings.in_force
         self.base = base
         self.space = space
+        if settings.precision == "bfloat16" and settings.hypergradient == "fd":
+            raise LbgnasError(
+                "precision: bfloat16 has too few digits for the differences of hypergradient fd; use hypergradient "
+                "exact or first-order, or precision float32"
+            )
         own = settings.stages
         for name in ("added_cells", "added_channels", "skip_dropout"):
             given = getattr(own, name)
@@ -177,7 +182,8 @@ def build_experts(
         module.recompute = plan.settings.memory == "low"
     names = tuple(modules[0].architecture_parameters())
     on_device = [module.to(device).to(memory_format=torch.channels_last) for module in modules]
-    return Experts(on_device, names, "classifier", ranks)
+    compute = torch.bfloat16 if plan.settings.precision == "bfloat16" else None
+    return Experts(on_device, names, "classifier", ranks, compute)
 
 
 def build_learner(

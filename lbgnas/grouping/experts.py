@@ -13,6 +13,7 @@ from torch.func import functional_call
 from lbgnas.batch_statistics import BatchStatistics
 from lbgnas.errors import LbgnasError
 from lbgnas.grouping.sgd import Tensors
+from lbgnas.precision import exact
 from lbgnas.ranks import ALONE, Ranks
 
 
@@ -41,6 +42,8 @@ class Experts:
         features: name of the submodule whose input is the embedding phi(x; S_k); by default each expert's last
             `nn.Linear`.
         ranks: the processes that share the experts; the weights of another one's are here, but not up to date.
+        compute: the type that calls turn weights and images to, torch.bfloat16 to halve the memory; logits, features
+            and gradients come back in float32. For supernets. None: everything in its own type.
 
     Attributes:
         seed: from which every call draws its random numbers (dropout, noise): with the same seed, all passes of an
@@ -61,8 +64,10 @@ class Experts:
         architecture: Iterable[str] = (),
         features: str | None = None,
         ranks: Ranks = ALONE,
+        compute: torch.dtype | None = None,
     ) -> None:
         self.ranks = ranks
+        self.compute = compute
         self.modules = list(modules)
         self.names = tuple(architecture)
         self.seed: int | None = None
@@ -138,12 +143,15 @@ class Experts:
             handle = module.get_submodule(name).register_forward_pre_hook(catch)
         draws = nullcontext() if self.seed is None else seeded(self.seed, x.device)
         with handle, statistics or nullcontext(), draws:
+            if self.compute is not None:
+                weights = {name: value.to(self.compute) for name, value in weights.items()}
+                x = x.to(self.compute)
             logits: Tensor = functional_call(module, {**weights, **architecture}, (x,))
         if want_features and not caught:
             raise LbgnasError(
                 f"experts[{index}]: no input reached {self.features[index]!r}; name another (features=...)"
             )
-        return logits, caught[0] if caught else x.new_empty(0)
+        return exact(logits), exact(caught[0]) if caught else x.new_empty(0)
 
 
 @contextmanager

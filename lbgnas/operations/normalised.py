@@ -14,7 +14,18 @@ from torch.autograd.function import Function
 
 from lbgnas.operations.orders import Way
 from lbgnas.operations.pairs import normalised_pairs
-from lbgnas.operations.products import EPS, add_product, moments, product, products, scaled
+from lbgnas.operations.products import (
+    EPS,
+    add_product,
+    average,
+    crossed,
+    moments,
+    product,
+    products,
+    scaled,
+    total,
+)
+from lbgnas.precision import exact
 from lbgnas.tangents import taken_apart
 
 
@@ -45,11 +56,13 @@ class _Normalised(Function):
         means, covariances = [], []
         for block in blocks:
             source = way.own(block)
-            mean = source.mean(2, keepdim=True)
+            mean = average(source)
             square = torch.bmm(mean, mean.transpose(1, 2))
-            flipped = source.transpose(1, 2)
+            source = exact(source)
             means.append(mean)
-            covariances.append(torch.baddbmm(square, source, flipped, beta=-1, alpha=1 / source.shape[2]))
+            covariances.append(
+                torch.baddbmm(square, source, source.transpose(1, 2), beta=-1, alpha=1 / source.shape[2])
+            )
         mean = torch.cat(means)
         folded = _fold(weight, mean, torch.cat(covariances), scale)
         counts = [len(block) for block in blocks]
@@ -89,13 +102,11 @@ class _Normalised(Function):
             given = [
                 torch.ops.aten.threshold_backward(slope, out, 0) for slope, out in zip(slopes, rectified, strict=False)
             ]
-            to_bias = torch.cat([slope.sum(2, keepdim=True) for slope in given])
+            to_bias = torch.cat([total(slope) for slope in given])
         else:
             given = [slopes[0]] * count
-            to_bias = slopes[0].sum(2, keepdim=True).repeat(count, 1, 1)
-        to_folded = torch.cat(
-            [torch.bmm(slope, block.transpose(1, 2)) for slope, block in zip(given, blocks, strict=True)]
-        )
+            to_bias = total(slopes[0]).repeat(count, 1, 1)
+        to_folded = torch.cat([crossed(slope, block) for slope, block in zip(given, blocks, strict=True)])
         to_factor = (to_folded * weight).sum(2, keepdim=True) - to_bias * folded.centre
         to_scale = None
         if scale is not None:
@@ -148,6 +159,7 @@ def normalised(
         One result for each kind, or the sum alone, (blocks, channels out, positions); mean and variance, (blocks,
         channels out, 1), or None in a forward-mode pass, which moves nothing.
     """
+    weight = exact(weight)
     if not plain:
         *outputs, centre, variance = _Normalised.apply(way, weight, scale, *blocks)
         return outputs, centre, variance

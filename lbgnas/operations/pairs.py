@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from lbgnas.operations.orders import Way
-from lbgnas.operations.products import EPS, add_product, product
+from lbgnas.operations.products import EPS, add_product, average, crossed, product, total
+from lbgnas.precision import exact
 from lbgnas.tangents import joined, taken_apart
 
 
@@ -53,14 +54,9 @@ class _NormalisedPair(Function):
         for block, tangent in zip(blocks, tangents, strict=True):
             x, t = way.own(block), way.own(tangent)
             share = 1 / x.shape[2]
-            flipped = x.transpose(1, 2)
+            x, t = exact(x), exact(t)
             parts.append(
-                _Small(
-                    x.mean(2, keepdim=True),
-                    t.mean(2, keepdim=True),
-                    torch.bmm(x, flipped).mul_(share),
-                    torch.bmm(t, flipped).mul_(share).transpose(1, 2),
-                )
+                _Small(average(x), average(t), crossed(x, x).mul_(share), crossed(t, x).mul_(share).transpose(1, 2))
             )
         small = _Small(*(torch.cat(each) for each in zip(*parts, strict=True)))
         folded = _fold(weight, along, scale, small)
@@ -99,17 +95,15 @@ class _NormalisedPair(Function):
                 for slope, out in zip(slopes, (*rectified, *rectified), strict=True)
             ]
             to_value, to_along = given[:count], given[count:]
-            to_bias, to_bias_along = (
-                torch.cat([s.sum(2, keepdim=True) for s in each]) for each in (to_value, to_along)
-            )
+            to_bias, to_bias_along = (torch.cat([total(slope) for slope in each]) for each in (to_value, to_along))
         else:
             to_value, to_along = [slopes[0]] * count, [slopes[1]] * count
-            to_bias, to_bias_along = (s.sum(2, keepdim=True).repeat(count, 1, 1) for s in slopes)
+            to_bias, to_bias_along = (total(slope).repeat(count, 1, 1) for slope in slopes)
         to_folded, to_folded_along = [], []
         for g, g_along, x, t in zip(to_value, to_along, blocks, tangents, strict=True):
-            flipped = x.transpose(1, 2)
-            to_folded.append(torch.bmm(g, flipped).baddbmm_(g_along, t.transpose(1, 2)))
-            to_folded_along.append(torch.bmm(g_along, flipped))
+            x, t, g, g_along = map(exact, (x, t, g, g_along))
+            to_folded.append(crossed(g, x).baddbmm_(g_along, t.transpose(1, 2)))
+            to_folded_along.append(crossed(g_along, x))
         # What is small goes through autograd.
         leaves = [x.detach().requires_grad_() for x in (*small, weight, along, *([] if scale is None else [scale]))]
         with torch.enable_grad():

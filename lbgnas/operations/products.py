@@ -2,7 +2,8 @@
 
 Batch norm of y = W x needs no y: its mean is W m and its variance the diagonal of W cov(x) W^T, m and cov(x) being the
 mean and the covariance of x over samples and pixels. So the normalised output is one product with a scaled W and a
-bias, and what is kept for the backward is x alone. All maps here are built of products, so derivatives of every order,
+bias, and what is kept for the backward is x alone. Blocks may be bfloat16: statistics, and what is made of them, then are
+float32, and only products with blocks are taken in the blocks' type. All maps here are built of products, so derivatives of every order,
 forward mode included, are exact.
 
 Blocks are tensors (blocks, channels, positions) in either of two orders in memory: positions by blocks by channels
@@ -18,8 +19,25 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function
 
+from lbgnas.precision import exact, exact_type
+
 EPS = 1e-5
 """Of every batch norm in the published supernets."""
+
+
+def average(x: Tensor) -> Tensor:
+    """Return the mean over positions, (blocks, channels, 1), exact."""
+    return x.mean(2, keepdim=True, dtype=exact_type(x))
+
+
+def total(x: Tensor) -> Tensor:
+    """Return the sum over positions, (blocks, channels, 1), exact."""
+    return x.sum(2, keepdim=True, dtype=exact_type(x))
+
+
+def crossed(left: Tensor, right: Tensor) -> Tensor:
+    """Return left @ right^T, the sum over positions of products of channels, exact."""
+    return torch.bmm(exact(left), exact(right).transpose(1, 2))
 
 
 def pixels_first(blocks: Tensor) -> bool:
@@ -30,8 +48,10 @@ def pixels_first(blocks: Tensor) -> bool:
 def product(left: Tensor, right: Tensor, bias: Tensor | None, like: Tensor, apart: bool) -> Tensor:
     """Return left @ right + bias, (blocks, rows, positions), in the order of `like`.
 
-    With `apart` every block is a piece of memory of its own; else pixels come first where `like` has them first.
+    With `apart` every block is a piece of memory of its own; else pixels come first where `like` has them first. The
+    result has the type of `right`.
     """
+    left = left.to(right.dtype)
     if not pixels_first(like):
         result = torch.bmm(left, right)
     elif apart or torch.is_grad_enabled():
@@ -44,12 +64,13 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None, like: Tensor, apar
     return result if bias is None else result.add_(bias)
 
 
-def add_product(total: Tensor, weight: Tensor, block: Tensor) -> None:
-    """Add weight @ block to `total` in place."""
-    if pixels_first(total):
-        total.transpose(1, 2).baddbmm_(block.transpose(1, 2), weight.transpose(1, 2))
+def add_product(so_far: Tensor, weight: Tensor, block: Tensor) -> None:
+    """Add weight @ block to `so_far` in place."""
+    weight = weight.to(block.dtype)
+    if pixels_first(so_far):
+        so_far.transpose(1, 2).baddbmm_(block.transpose(1, 2), weight.transpose(1, 2))
     else:
-        total.baddbmm_(weight, block)
+        so_far.baddbmm_(weight, block)
 
 
 class _Moments(Function):
@@ -81,9 +102,7 @@ class _Moments(Function):
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean (blocks, channels, 1) and the covariance (blocks, channels, channels) over the positions."""
-    with torch.autocast(x.device.type, enabled=False):
-        exact = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        found: tuple[Tensor, Tensor] = _Moments.apply(exact)
+    found: tuple[Tensor, Tensor] = _Moments.apply(exact(x))
     return found
 
 
@@ -112,14 +131,14 @@ def fixed(weight: Tensor, centre: Tensor, variance: Tensor, scale: Tensor | None
 class _Products(Function):
     @staticmethod
     def forward(apart: bool, bias: Tensor, *pairs: Tensor) -> Tensor:
-        total = None
+        found = None
         for weight, x in zip(pairs[::2], pairs[1::2], strict=True):
-            if total is None:
-                total = product(weight, x, bias, x, apart)
+            if found is None:
+                found = product(weight, x, bias, x, apart)
             else:
-                add_product(total, weight, x)
-        assert total is not None
-        return total
+                add_product(found, weight, x)
+        assert found is not None
+        return found
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -130,10 +149,10 @@ class _Products(Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         pairs, needs = ctx.saved_tensors, ctx.needs_input_grad
-        found: list[Tensor | None] = [None, slope.sum(2, keepdim=True) if needs[1] else None]
+        found: list[Tensor | None] = [None, total(slope) if needs[1] else None]
         for place in range(0, len(pairs), 2):
             weight, x = pairs[place : place + 2]
-            found.append(torch.bmm(slope, x.transpose(1, 2)) if needs[2 + place] else None)
+            found.append(crossed(slope, x) if needs[2 + place] else None)
             found.append(product(weight.transpose(1, 2), slope, None, x, apart=False) if needs[3 + place] else None)
         return tuple(found)
 
@@ -151,7 +170,7 @@ class _Products(Function):
         if along_bias is None:
             along_bias = pairs[0].new_zeros(pairs[0].shape[0], pairs[0].shape[1], 1)
         if not moved:
-            return along_bias.expand(-1, -1, pairs[1].shape[2])
+            return along_bias.to(pairs[1].dtype).expand(-1, -1, pairs[1].shape[2])
         return products(along_bias, *moved, apart=ctx.apart)
 
 
@@ -163,5 +182,5 @@ def products(bias: Tensor, *pairs: Tensor, apart: bool) -> Tensor:
         pairs: W_i (blocks, channels out, channels in) and x_i (blocks, channels in, positions).
         apart: whether every block of the result is a piece of memory of its own.
     """
-    total: Tensor = _Products.apply(apart, bias, *pairs)
-    return total
+    found: Tensor = _Products.apply(apart, bias, *pairs)
+    return found

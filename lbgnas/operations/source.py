@@ -17,7 +17,8 @@ from lbgnas.batch_statistics import running_statistics_move, statistics_composed
 from lbgnas.operations.candidates import build_operation
 from lbgnas.operations.normalised import normalised
 from lbgnas.operations.orders import Kernels, Order, Way, order_for
-from lbgnas.operations.products import EPS, fixed, pixels_first, products
+from lbgnas.operations.products import EPS, average, fixed, pixels_first, products
+from lbgnas.precision import exact, exact_type
 from lbgnas.tangents import inverse_root, linear
 
 
@@ -173,10 +174,10 @@ class SourceEdges(nn.Module):
         if "noise" in self.places:
             shape = (batch, len(self.places["noise"]), self.channels, *size)
             drawn = torch.randn(shape, dtype=x.dtype, device=x.device)
-            images = self._on_edges(images, "noise", drawn * _per_edge(self._weights("noise", mixture)))
+            images = self._on_edges(images, "noise", drawn * _per_edge(self._weights("noise", mixture), drawn))
         for name in self.single:
             outputs = torch.stack([module(x) for module in self.modules_of[name]], 1)  # type: ignore[attr-defined]
-            images = self._on_edges(images, name, outputs * _per_edge(self._weights(name, mixture)))
+            images = self._on_edges(images, name, outputs * _per_edge(self._weights(name, mixture), outputs))
         if images is None:  # nothing but "none" on these edges
             images = x.new_zeros((batch, self.num_edges, self.channels, *size))
         return images
@@ -201,7 +202,7 @@ class SourceEdges(nn.Module):
         weights = self._weights("skip_connect", mixture)
         shape = (x.shape[0], len(weights), *x.shape[1:])
         kept = torch.rand(shape, dtype=x.dtype, device=x.device) >= prob
-        return x[:, None] * kept * _per_edge(weights / (1 - prob))
+        return x[:, None] * kept * _per_edge(weights / (1 - prob), x)
 
     def _convolve(self, order: Order, active: Tensor, mixture: Tensor, size: list[int]) -> list[Term]:
         batch, inner = len(active), len(self.separable)
@@ -320,20 +321,20 @@ class SourceEdges(nn.Module):
         rows = statistics_rows(batch)
         values = block.shape[2] // batch * rows
         if rows == batch and not statistics_composed():
-            seen_mean, seen_var = block.new_zeros(self.channels), block.new_ones(self.channels)
+            kind = exact_type(block)
+            seen_mean, seen_var = block.new_zeros(self.channels, dtype=kind), block.new_ones(self.channels, dtype=kind)
             table = block[0].T if pixels_first(block) else block
             # Momentum 1 makes the fused kernel hand out the batch's own mean and unbiased variance.
             normal = torch.batch_norm(table, None, None, seen_mean, seen_var, True, 1.0, EPS, False)
             seen_var = seen_var * ((values - 1) / values)
             self._move([mean], [var], [seen_mean[:, None]], [seen_var[:, None]], values)
             return normal.T[None] if pixels_first(block) else normal
-        source = order.own(block, batch, rows)
-        seen_mean = source.mean(2, keepdim=True)
-        centred = block - seen_mean
+        seen_mean = average(order.own(block, batch, rows))
+        centred = exact(block) - seen_mean
         spread = order.own(centred, batch, rows)
         seen_var = (spread * spread).mean(2, keepdim=True)
         self._move([mean], [var], [seen_mean], [seen_var], values)
-        return centred * inverse_root(seen_var, EPS)
+        return (centred * inverse_root(seen_var, EPS)).to(block.dtype)
 
     def _mix(self, total: Tensor | None, plain: list[tuple[str, Tensor]], mixture: Tensor) -> Tensor:
         """Add what edges share, weighted for each edge, as one product of matrices."""
@@ -367,7 +368,7 @@ class SourceEdges(nn.Module):
             if total is None:
                 total = block.new_zeros(1).expand(self.num_edges, *block.shape[1:])
             index = torch.tensor([edge for edge, _ in self.places[name]], device=block.device)
-            total = total.index_add(0, index, weights * block)
+            total = total.index_add(0, index, (weights * block).to(total.dtype))
         assert total is not None
         return total
 
@@ -382,8 +383,8 @@ class SourceEdges(nn.Module):
         return getattr(self, f"mean_{name}"), getattr(self, f"var_{name}")
 
 
-def _per_edge(weights: Tensor) -> Tensor:
-    return weights[:, None, None, None]
+def _per_edge(weights: Tensor, like: Tensor) -> Tensor:
+    return weights.to(like.dtype)[:, None, None, None]
 
 
 def _convolution(out_channels: int, in_channels: int, kernel: int) -> nn.Parameter:
