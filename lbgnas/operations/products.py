@@ -2,9 +2,11 @@
 
 Batch norm of y = W x needs no y: its mean is W m and its variance the diagonal of W cov(x) W^T, m and cov(x) being the
 mean and the covariance of x over samples and pixels. So the normalised output is one product with a scaled W and a
-bias, and what is kept for the backward is x alone. Blocks may be bfloat16: statistics, and what is made of them, then are
-float32, and only products with blocks are taken in the blocks' type. All maps here are built of products, so derivatives of every order,
+bias, and what is kept for the backward is x alone. All maps here are built of products, so derivatives of every order,
 forward mode included, are exact.
+
+Blocks may be bfloat16. Statistics, and what is made of them, then are float32; only products with blocks are taken in
+the blocks' type.
 
 Blocks are tensors (blocks, channels, positions) in either of two orders in memory: positions by blocks by channels
 (channels-last images), or blocks or channels first with positions last. Results come in the order of what they stem

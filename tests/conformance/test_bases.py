@@ -104,15 +104,15 @@ def test_a_kill_between_the_record_and_the_checkpoint_of_a_border(tmp_path, sett
     wanted = settings("pdarts", "none")
     whole = Search(wanted, tmp_path / "whole")
     whole.run()
-    save = Run.save
+    write = Run.write
 
     def killed(run):
         if run.epoch == 2:
             raise KeyboardInterrupt
-        save(run)
+        write(run)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "save", killed)
+        patch.setattr(Run, "write", killed)
         run = Search(wanted, tmp_path / "killed")
         with pytest.raises(KeyboardInterrupt):
             run.run()
