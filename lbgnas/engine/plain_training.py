@@ -15,6 +15,7 @@ from lbgnas.data.seeds import derive_seed
 from lbgnas.engine.schedules import cosine
 from lbgnas.group_settings import FinetuneSettings, GroupSettings
 from lbgnas.grouping.learner import NonFinite
+from lbgnas.grouping.objectives import mixture_loss
 from lbgnas.networks.comparison import OwnLoss
 
 BatchLoss = Callable[[Batch], Tensor]
@@ -133,24 +134,16 @@ def network_loss(network: nn.Module, weights: Tensor | None) -> BatchLoss:
 
 
 def mixture_batch_loss(gate: nn.Module, experts: Sequence[nn.Module]) -> BatchLoss:
-    """Return the loss of gate and experts that learn together."""
-    return lambda batch: mixture_loss(gate(batch.images), [expert(batch.images) for expert in experts], batch.labels)
+    """Return the loss of gate and experts that learn together (Jacobs et al., 1991)."""
+
+    def loss(batch: Batch) -> Tensor:
+        probs = gate(batch.images).softmax(1)
+        return mixture_loss([expert(batch.images) for expert in experts], batch.labels, probs)
+
+    return loss
 
 
 def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
     """Return mean_n w_(y_n) CE_n; unlike torch's weighted mean not divided by the weights of the batch."""
     each = F.cross_entropy(logits, labels, reduction="none")
     return (each if weights is None else each * weights[labels]).mean()
-
-
-def mixture_loss(gate: Tensor, experts: list[Tensor], labels: Tensor) -> Tensor:
-    """Return -mean log sum_k f_k p_k(y), the mixture of experts of Jacobs et al. (1991).
-
-    Args:
-        gate: logits of the gate, (batch, K); f is their softmax.
-        experts: logits of each expert, (batch, classes).
-        labels: (batch,).
-    """
-    log_f = gate.log_softmax(1)
-    log_p = torch.stack([-F.cross_entropy(logits, labels, reduction="none") for logits in experts], 1)
-    return -(log_f + log_p).logsumexp(1).mean()

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from lbgnas.config import validated
+from lbgnas.data.batches import Batch
 from lbgnas.data.sources import open_test
 from lbgnas.data.transforms import normalise
 from lbgnas.engine.group_stage import GroupStage
@@ -17,7 +18,7 @@ from lbgnas.engine.grouped_model import load_model
 from lbgnas.engine.groups import GroupTraining
 from lbgnas.engine.inference import gate_groups
 from lbgnas.engine.interrupts import Interrupted
-from lbgnas.engine.plain_training import PlainTraining, mixture_loss, weighted_loss
+from lbgnas.engine.plain_training import PlainTraining, mixture_batch_loss, weighted_loss
 from lbgnas.errors import LbgnasError
 from lbgnas.group_settings import GroupSettings
 from tests.small import assert_same, metrics
@@ -222,13 +223,30 @@ def test_the_mixture_learns_gate_and_experts_together(tmp_path):
     assert all(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
+class Given(torch.nn.Module):
+    """Answers alike whatever it is asked."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x):
+        return self.answer
+
+
 def test_mixture_loss_by_hand():
     torch.manual_seed(0)
     gate, experts, labels = torch.randn(5, 2), [torch.randn(5, 3) for _ in range(2)], torch.tensor([0, 1, 2, 0, 1])
     f, p = gate.softmax(1), [logits.softmax(1) for logits in experts]
     want = -sum(torch.log(sum(f[n, k] * p[k][n, labels[n]] for k in range(2))) for n in range(5)) / 5
-    assert mixture_loss(gate, experts, labels).item() == pytest.approx(want.item(), rel=1e-5)
-    same = mixture_loss(gate, [experts[0]] * 2, labels)
+    batch = Batch(torch.empty(5), labels, torch.arange(5))
+
+    def loss(*chosen):
+        answers = [Given(logits) for logits in chosen]
+        return mixture_batch_loss(Given(gate), answers)(batch)
+
+    assert loss(*experts).item() == pytest.approx(want.item(), rel=1e-5)
+    same = loss(experts[0], experts[0])
     assert same.item() == pytest.approx(F.cross_entropy(experts[0], labels).item(), rel=1e-5)
 
 
