@@ -1,10 +1,11 @@
 """What a second process brings: samples a second of search and evaluation with one and with two, one thread each.
 
-    python -m benchmarks.processes [--rounds 8] [--only search]
+    python -m benchmarks.processes [--rounds 8] [--only search] [--channels 16]
 
-Two experts at the sizes of the preset quick, coloured digits. A is learned from the first epoch; the evaluation is an
+Two experts at the sizes of the preset quick (or with other channels in the search), coloured digits. A is learned from the first epoch; the evaluation is an
 ensemble of one published cell, so that both processes have equally much to do. An epoch is timed with its end
-(measures, records, checkpoint).
+(measures, records, checkpoint), and in the search its steps also alone: digits give six steps an epoch, real data
+hundreds.
 
 The cores of a machine that others use too are not equally fast, slow each other down, and change. So two processes hold
 the run three times: each its own, and one shared. A round is an epoch by the first alone, by the second alone, by each
@@ -29,11 +30,13 @@ from tempfile import TemporaryDirectory
 from lbgnas.ranks import ALONE, Ranks, started
 
 MARK = "measured: "
-Epoch = Callable[[], None]
+Epoch = Callable[[], float | None]
 
 
-def search_epoch(ranks: Ranks, folder: Path, rounds: int, base: str, grouping: str) -> tuple[Epoch, int]:
-    """Return what runs the next epoch of a search, and its samples."""
+def search_epoch(
+    ranks: Ranks, folder: Path, rounds: int, base: str, grouping: str, channels: int | None
+) -> tuple[Epoch, int]:
+    """Return what runs the next epoch of a search and returns the seconds of its steps, and its samples."""
     from lbgnas.config import SearchSettings, load_preset, merged
     from lbgnas.engine.interrupts import Interrupts
     from lbgnas.engine.run_folder import Metrics, Unwritten
@@ -41,14 +44,21 @@ def search_epoch(ranks: Ranks, folder: Path, rounds: int, base: str, grouping: s
 
     # Two scouts are enough for two groups; they are not part of what is timed.
     own = {"base": base, "grouping": grouping, "epochs": rounds, "architecture": {"warmup": 0.0}, "gate": {"scouts": 2}}
-    settings = SearchSettings(**merged(load_preset("quick", "search", base), own))
+    wide = {"network": {"channels": channels}} if channels else {}
+    settings = SearchSettings(**merged(merged(load_preset("quick", "search", base), own), wide))
     run, interrupts = Search(settings, folder, ranks=ranks), Interrupts()
     metrics = Metrics(folder, ()) if ranks.first else Unwritten()
     run._scout(interrupts)
-    return lambda: run._run_epoch(interrupts, metrics), len(run.split.train)
+
+    def epoch() -> float:
+        run._run_epoch(interrupts, metrics)
+        assert run.last_record is not None
+        return float(run.last_record["seconds"])
+
+    return epoch, len(run.split.train)
 
 
-def evaluation_epoch(ranks: Ranks, folder: Path, rounds: int, *_: str) -> tuple[Epoch, int]:
+def evaluation_epoch(ranks: Ranks, folder: Path, rounds: int, *_: object) -> tuple[Epoch, int]:
     """Return what runs the next epoch of both experts of an evaluation, and its samples."""
     from lbgnas.config import EvaluationSettings, load_preset, merged
     from lbgnas.engine.evaluate import Evaluation
@@ -70,7 +80,7 @@ def evaluation_epoch(ranks: Ranks, folder: Path, rounds: int, *_: str) -> tuple[
 EPOCHS: dict[str, Callable[..., tuple[Epoch, int]]] = {"search": search_epoch, "evaluation": evaluation_epoch}
 
 
-def child(what: str, rounds: int, base: str, grouping: str) -> None:
+def child(what: str, rounds: int, base: str, grouping: str, channels: int | None) -> None:
     """One process's part; the first one prints the seconds of every round: alone, alone, together."""
     from lbgnas.engine.machine import prepare_cpu
 
@@ -83,16 +93,16 @@ def child(what: str, rounds: int, base: str, grouping: str) -> None:
         (shared / "shared").mkdir(exist_ok=True)
         (Path(place) / "alone").mkdir()
         # The own run takes two epochs a round.
-        alone, samples = EPOCHS[what](ALONE, Path(place) / "alone", 2 * rounds, base, grouping)
-        together, _ = EPOCHS[what](ranks, shared / "shared", rounds, base, grouping)
+        alone, samples = EPOCHS[what](ALONE, Path(place) / "alone", 2 * rounds, base, grouping, channels)
+        together, _ = EPOCHS[what](ranks, shared / "shared", rounds, base, grouping, channels)
 
-        def timed(epoch: Epoch, active: bool = True) -> list[float]:
-            """Return the seconds of the active processes, which begin at once."""
+        def timed(epoch: Epoch, active: bool = True) -> list[tuple[float, float]]:
+            """Return the seconds of the active processes, which begin at once: epoch, its steps."""
             ranks.signal(None)
             begun = time.monotonic()
-            if active:
-                epoch()
-            return [taken for taken in ranks.gathered(time.monotonic() - begun if active else None) if taken]
+            steps = epoch() if active else None
+            whole = time.monotonic() - begun
+            return [taken for taken in ranks.gathered((whole, steps or whole) if active else None) if taken]
 
         seconds = []
         for _ in range(rounds):
@@ -102,12 +112,15 @@ def child(what: str, rounds: int, base: str, grouping: str) -> None:
             print(MARK + json.dumps([samples, seconds[1:]]), flush=True)
 
 
-def measured(what: str, rounds: int, base: str, grouping: str) -> tuple[int, list[list[list[float]]]]:
-    """Start two processes and return the samples of an epoch and the seconds of each round."""
+def measured(
+    what: str, rounds: int, base: str, grouping: str, channels: int | None
+) -> tuple[int, list[list[list[tuple[float, float]]]]]:
+    """Start two processes and return the samples of an epoch and the seconds of each round: epoch, its steps."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     given = ["--child", what, "--rounds", str(rounds), "--base", base, "--grouping", grouping]
+    wide = ["--channels", str(channels)] if channels else []
     done = subprocess.run(
-        [*command, "-m", "benchmarks.processes", *given],
+        [*command, "-m", "benchmarks.processes", *given, *wide],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -136,23 +149,30 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--base", default="pcdarts")
     parser.add_argument("--grouping", default="dalbg")
+    parser.add_argument("--channels", type=int, help="of the search")
     parser.add_argument("--only", choices=tuple(EPOCHS))
     parser.add_argument("--child", choices=tuple(EPOCHS), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        child(given.child, given.rounds, given.base, given.grouping)
+        child(given.child, given.rounds, given.base, given.grouping, given.channels)
         return
     for what in [given.only] if given.only else EPOCHS:
-        samples, seconds = measured(what, given.rounds, given.base, given.grouping)
-        one, beside, shared = (
-            [samples * times(each[place]) for each in seconds] for place, times in enumerate((_mean, _sum, _last))
-        )
-        told = {"two runs at once": beside, "one run of two": shared}
-        print(f"{what}: one process alone {statistics.median(one):.1f} samples/s, {len(seconds)} rounds")
-        for name, rates in told.items():
-            ratios = [rate / own for rate, own in zip(rates, one, strict=True)]
-            each = " ".join(f"{ratio:.2f}" for ratio in ratios)
-            print(f"    {name}: {statistics.median(ratios):.2f} times that ({each})", flush=True)
+        samples, seconds = measured(what, given.rounds, given.base, given.grouping, given.channels)
+        _tell(what, samples, [[[whole for whole, _ in runs] for runs in each] for each in seconds])
+        if what == "search":
+            _tell("its steps", samples, [[[steps for _, steps in runs] for runs in each] for each in seconds])
+
+
+def _tell(what: str, samples: int, seconds: list[list[list[float]]]) -> None:
+    one, beside, shared = (
+        [samples * times(each[place]) for each in seconds] for place, times in enumerate((_mean, _sum, _last))
+    )
+    told = {"two runs at once": beside, "one run of two": shared}
+    print(f"{what}: one process alone {statistics.median(one):.1f} samples/s, {len(seconds)} rounds")
+    for name, rates in told.items():
+        ratios = [rate / own for rate, own in zip(rates, one, strict=True)]
+        each = " ".join(f"{ratio:.2f}" for ratio in ratios)
+        print(f"    {name}: {statistics.median(ratios):.2f} times that ({each})", flush=True)
 
 
 if __name__ == "__main__":
