@@ -2,10 +2,10 @@
 
     python -m benchmarks.processes [--rounds 8] [--only search] [--channels 16]
 
-Two experts at the sizes of the preset quick (or with other channels in the search), coloured digits. A is learned from the first epoch; the evaluation is an
-ensemble of one published cell, so that both processes have equally much to do. An epoch is timed with its end
-(measures, records, checkpoint), and in the search its steps also alone: digits give six steps an epoch, real data
-hundreds.
+Two experts at the sizes of the preset quick (or with other channels in the search), coloured digits. A is learned from
+the first epoch; the evaluation is an ensemble of one published cell, so that both processes have equally much to do. An
+epoch is timed with its end (measures, records, checkpoint), and in the search its steps also alone: digits give six
+steps an epoch, real data hundreds.
 
 The cores of a machine that others use too are not equally fast, slow each other down, and change. So two processes hold
 the run three times: each its own, and one shared. A round is an epoch by the first alone, by the second alone, by each
