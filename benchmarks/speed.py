@@ -1,11 +1,11 @@
 """Speed and memory against other codes, side by side in one run: the table of docs/performance.md.
 
     python benchmarks/speed.py [--quick] [--only ID ...] [--threads 1 2] [--rounds N] [--clock cpu]
-                               [--json FILE]
+                               [--json FILE] [--plot FILE]
 
 Peers: a network and search steps built as the published codes build them, one module for each edge and operation
 (benchmarks/reference), and NNI 3.0 where it is installed (pip install '.[bench]'). Every round runs each subject once,
-so that all see the same machine; the best round of each counts. Counts are exact.
+so that all see the same machine; the best round of each counts. Counts are exact, and taken once.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ TIMES = {
     "exact": Row("exact | finite-difference hypergradient, LBG", "lbg", "lbg_finite_difference", 1.00),
     "k8": Row("K = 8 | K = 1, equal parameters, batch 64", "eight_experts", "one_expert", 1.10),
     "eval_step": Row("evaluation step, DARTS_V2, 20 cells", "ours_evaluation", "reference_evaluation", 0.60),
+    "compiled": Row("evaluation step with --compile | without", "compiled_evaluation", "ours_evaluation", 1.00),
     "quick": Row("preset quick, LBG | second-order step, 4 cells", "quick", "reference_quick", 0.20),
     "quick_dalbg": Row("preset quick, DALBG | LBG", "quick_dalbg", "quick", 1.15),
 }
@@ -103,7 +104,7 @@ def live_memory(quick: bool) -> dict[str, Result]:
 
     def alive() -> int:
         gc.collect()
-        tensors = [value for value in gc.get_objects() if isinstance(value, torch.Tensor)]
+        tensors = [value for value in gc.get_objects() if issubclass(type(value), torch.Tensor)]
         return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
     for _ in range(20):
@@ -182,6 +183,31 @@ def line(row_id: str, about: str, goal: float, result: Result) -> str:
     return f"{row_id:16s} {numbers} {result.spread:6.3f}  {about}"
 
 
+def plot(rows: list[dict[str, object]], path: Path) -> None:
+    """Draw each ratio, a mark for each number of threads, and its goal."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    ids = list(dict.fromkeys(str(row["id"]) for row in rows))[::-1]
+    figure, axis = pyplot.subplots(figsize=(7, 0.3 * len(ids) + 1))
+    for threads in sorted({int(str(row["threads"])) for row in rows}):
+        own = [row for row in rows if row["threads"] == threads]
+        places = [ids.index(str(row["id"])) for row in own]
+        axis.plot([row["ratio"] for row in own], places, "o", alpha=0.7, label=f"{threads} thread(s)")
+    for row in rows:
+        place = ids.index(str(row["id"]))
+        axis.plot([row["goal"]] * 2, [place - 0.4, place + 0.4], color="black", linewidth=1)
+    axis.set_yticks(range(len(ids)), ids)
+    axis.set_xscale("log")
+    axis.set_xlabel("ours / peer (line: goal)")
+    axis.grid(axis="x", alpha=0.3)
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and steps, under 3 minutes")
@@ -190,6 +216,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="default 5, with --quick 1")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a machine that others use too")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, help="write a picture of the ratios")
     given = parser.parse_args()
     rounds = given.rounds or (1 if given.quick else 5)
     sys.stdout.reconfigure(line_buffering=True)
@@ -201,7 +228,7 @@ def main() -> None:
         print(f"{'id':16s} {'ours':>10s} {'peer':>10s} {'unit':9s} {'ratio':>6s} {'goal':>6s}  met spread  what")
         rows: list[tuple[str, str, float, Result]] = []
         for names, (measure, about) in COUNTS.items():
-            if any(name in given.only for name in names):
+            if threads == given.threads[0] and any(name in given.only for name in names):
                 found = measure(given.quick)
                 rows += [(name, *about[name], found[name]) for name in names if name in given.only]
         wanted = {name: row for name, row in TIMES.items() if name in given.only}
@@ -218,6 +245,8 @@ def main() -> None:
             print(f"{row_id:16s} {reason}")
     if given.json is not None:
         given.json.write_text(json.dumps(out, indent=1) + "\n")
+    if given.plot is not None:
+        plot(out, given.plot)
 
 
 if __name__ == "__main__":

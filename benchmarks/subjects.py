@@ -227,5 +227,9 @@ def ours_evaluation() -> Run:
     return _evaluation(stacked().to(memory_format=torch.channels_last), True)
 
 
+def compiled_evaluation() -> Run:
+    return _evaluation(torch.compile(stacked().to(memory_format=torch.channels_last)), True)
+
+
 def reference_evaluation() -> Run:
     return _evaluation(ReferenceStacked(stacked()), False)

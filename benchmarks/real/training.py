@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lbgnas.data.batches import Batch, batches
+from lbgnas.data.batches import Batch, batches, ends_alone
 from lbgnas.data.image_data import ImageData
 from lbgnas.data.seeds import derive_seed
 from lbgnas.engine.schedules import cosine
@@ -54,7 +54,7 @@ def train(network: nn.Module, data: ImageData, rows: Tensor, loss: Loss, epochs:
     optimizer = torch.optim.SGD(network.parameters(), RATE, MOMENTUM, weight_decay=DECAY)
     network.train()
     torch.manual_seed(derive_seed(seed, "training") % 2**63)
-    lonely = len(rows) % BATCH == 1 and len(rows) > 1
+    lonely = ends_alone(len(rows), BATCH)
     for epoch in range(epochs):
         optimizer.param_groups[0]["lr"] = cosine(RATE, 0.0, epoch, epochs)
         words = ("training", epoch)

@@ -44,6 +44,16 @@ def num_steps(count: int, batch_size: int, drop_last: bool = False) -> int:
     return count // batch_size if drop_last else -(-count // batch_size)
 
 
+def ends_alone(count: int, batch_size: int) -> bool:
+    """Return whether the last of several batches is one sample: at one pixel that has no batch statistics.
+
+    Example:
+        >>> ends_alone(9, 4), ends_alone(10, 4), ends_alone(1, 4)
+        (True, False, False)
+    """
+    return count > batch_size and count % batch_size == 1
+
+
 def epoch_order(ids: torch.Tensor, seed: int, *words: str | int) -> torch.Tensor:
     """Return `ids` in the random order that belongs to `seed` and `words`."""
     return ids[torch.randperm(len(ids), generator=generator(seed, "order", *words))]

@@ -146,6 +146,8 @@ def estimate_evaluation(evaluation: Evaluation) -> Estimate:
     for index, trained in enumerate(evaluation.trained):
         if trained:
             evaluation.take_up(index)
+            if evaluation.settings.compile:
+                total += _seconds(device, lambda: evaluation.train_step(next(evaluation.batches())))
             each = _training_seconds(evaluation, index)
             save = _seconds(device, evaluation.save)
             total += evaluation.settings.epochs * (each * evaluation.steps(index) + save)
@@ -162,6 +164,5 @@ def estimate_evaluation(evaluation: Evaluation) -> Estimate:
 
 
 def _training_seconds(evaluation: Evaluation, index: int) -> float:
-    network = evaluation.networks[index].train()
-    stream = evaluation.batches()
-    return _step_seconds(evaluation.device, stream, lambda batch: evaluation.train_step(network, batch))
+    evaluation.networks[index].train()
+    return _step_seconds(evaluation.device, evaluation.batches(), evaluation.train_step)

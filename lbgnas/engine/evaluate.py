@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lbgnas.config import DataOptions, EvaluationSettings, validated
-from lbgnas.data.batches import Batch, batches, num_steps
+from lbgnas.data.batches import Batch, batches, ends_alone, num_steps
 from lbgnas.data.image_data import ImageData
 from lbgnas.data.seeds import derive_seed
 from lbgnas.data.sources import open_pool, open_test
 from lbgnas.data.split import bootstrap_sample
 from lbgnas.engine.checkpoint import to_device
+from lbgnas.engine.compiled import compiled
 from lbgnas.engine.grouped_model import GroupedModel, save_model, stacked_record
 from lbgnas.engine.inference import answers, gate_groups
 from lbgnas.engine.interrupts import Interrupts
 from lbgnas.engine.measures import Measures, measure, predictions_csv
+from lbgnas.engine.plain_training import weighted_loss
 from lbgnas.engine.reporting import Reporter
 from lbgnas.engine.result import load_gate, searched_space
 from lbgnas.engine.run import Run
@@ -133,6 +134,7 @@ class Evaluation(Run):
             )
             self.class_weights = class_weights(counts.float()).to(self.device)
         self.networks = [self._network(index) for index in range(len(self.cells))]
+        self.passes = compiled(self.networks, self.device) if settings.compile else list(self.networks)
         self.progress = [Progress() for _ in self.cells]
         self.take_up(self._next())
         self.start(resume)
@@ -237,12 +239,8 @@ class Evaluation(Run):
         """Return the steps of an epoch of one expert."""
         if not self.trained[index]:
             return 0
-        return num_steps(len(self.own[index]), self.settings.batch_size, self._drops_last(index))
-
-    def _drops_last(self, index: int) -> bool:
-        """Return whether the last batch would be one sample, which has no batch statistics at one pixel."""
         count, size = len(self.own[index]), self.settings.batch_size
-        return count > size and count % size == 1
+        return num_steps(count, size, ends_alone(count, size))
 
     def run(self) -> Measures:
         """Train every expert, open the test split once, write results.json and the experts' weights.
@@ -327,7 +325,7 @@ class Evaluation(Run):
         for batch in self.batches():
             # A seed for every step: drop-path is the same whether or not the run was stopped before.
             torch.manual_seed(derive_seed(settings.seed, "step", self.expert, self.epoch, self.step_in_epoch) % 2**63)
-            self.loss_sum += self.train_step(network, batch)
+            self.loss_sum += self.train_step(batch)
             self.step_in_epoch += 1
             self.report.step({"loss": self.loss_sum / self.step_in_epoch})
             if interrupts.received is not None and self.step_in_epoch < steps:
@@ -356,20 +354,20 @@ class Evaluation(Run):
             cutout=settings.cutout,
             device=self.device,
             start=self.step_in_epoch,
-            drop_last=self._drops_last(self.expert),
+            drop_last=ends_alone(len(self.own[self.expert]), settings.batch_size),
             channels_last=True,
             multiple=self.multiple,
         )
 
-    def train_step(self, network: StackedNetwork, batch: Batch) -> float:
-        """Take one step and return the loss.
+    def train_step(self, batch: Batch) -> float:
+        """Take one step of the expert under way, in training mode, and return the loss.
 
         Raises:
             NonFinite: the loss is NaN or infinite.
         """
         settings = self.settings
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            logits, auxiliary = network(batch.images)
+            logits, auxiliary = self.passes[self.expert](batch.images)
         loss = self._loss(logits, batch.labels)
         if auxiliary is not None:
             loss = loss + settings.auxiliary_weight * self._loss(auxiliary, batch.labels)
@@ -382,16 +380,13 @@ class Evaluation(Run):
             )
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), settings.weights.clip)
+        torch.nn.utils.clip_grad_norm_(self.networks[self.expert].parameters(), settings.weights.clip)
         self.optimizer.step()
         return value
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        smoothing = self.settings.label_smoothing
-        if self.class_weights is None:
-            return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
-        each = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="none")
-        return (each * self.class_weights[self.expert, labels]).mean()
+        weights = None if self.class_weights is None else self.class_weights[self.expert]
+        return weighted_loss(logits.float(), labels, weights, self.settings.label_smoothing)
 
     def test_split(self) -> ImageData:
         """Open the test split."""

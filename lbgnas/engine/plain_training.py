@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lbgnas.data.batches import Batch, batches, num_steps
+from lbgnas.data.batches import Batch, batches, ends_alone, num_steps
 from lbgnas.data.image_data import ImageData
 from lbgnas.data.seeds import derive_seed
 from lbgnas.engine.schedules import cosine
@@ -48,8 +48,7 @@ class PlainTraining:
         self.name, self.modules, self.loss = name, modules, loss
         self.parameters = [value for module in modules for value in module.parameters()]
         self.optimizer = make_optimizer(self.parameters, settings.finetune)
-        # A last batch of one sample has no batch statistics at one pixel.
-        self.drop_last = len(rows) > settings.batch_size and len(rows) % settings.batch_size == 1
+        self.drop_last = ends_alone(len(rows), settings.batch_size)
 
     @property
     def steps(self) -> int:
@@ -143,7 +142,7 @@ def mixture_batch_loss(gate: nn.Module, experts: Sequence[nn.Module]) -> BatchLo
     return loss
 
 
-def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float = 0.0) -> Tensor:
     """Return mean_n w_(y_n) CE_n; unlike torch's weighted mean not divided by the weights of the batch."""
-    each = F.cross_entropy(logits, labels, reduction="none")
+    each = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
     return (each if weights is None else each * weights[labels]).mean()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,15 +57,15 @@ class Form:
     kept: Mapping[str, Names] = field(default_factory=dict)
 
 
-class Relaxed:
+class Relaxed(ABC):
     """What relaxed cells and choices share."""
 
     auxiliary_weight = 0.0
     skip_dropout = 0.0
 
+    @abstractmethod
     def mixed(self) -> dict[str, tuple[nn.Parameter, Names, Mapping[Any, nn.Module]]]:
         """Return alpha, the names of its candidates and their modules, by label of the edge or choice."""
-        raise NotImplementedError
 
     def _skipped(self, module: nn.Module, x: Any) -> Any:
         output = module(x)
