@@ -31,7 +31,7 @@ def assignment_gradient(logits: Tensor, prob_gradient: Tensor) -> Tensor:
     """
     matrix = logits.softmax(1)
     prob, group = matrix.max(1)
-    one_hot = torch.nn.functional.one_hot(group, logits.shape[1]).to(logits.dtype)
+    one_hot = torch.zeros_like(matrix).scatter_(1, group[:, None], 1.0)
     return (prob_gradient * prob)[:, None] * (one_hot - matrix)
 
 

@@ -58,19 +58,25 @@ def check_ids(ids: Tensor, rows: int) -> None:
         raise LbgnasError(f"training batch: id {int(twice[0])} comes twice, every sample may be in a batch once")
 
 
-def require_finite(values: Mapping[str, Tensor | None]) -> None:
-    """Refuse scalars that are NaN or infinite, with one look at the device.
+Facts = list[tuple[Tensor, LbgnasError]]
+"""What must be true, each a bool still on the device, and the error if it is not."""
 
-    Raises:
-        NonFinite: names the first.
-    """
-    known = {name: value for name, value in values.items() if value is not None}
-    if not known:
-        return
-    finite = torch.stack([value.detach().isfinite() for value in known.values()]).tolist()
-    for name, fine in zip(known, finite, strict=True):
-        if not fine:
-            raise NonFinite(f"{name} is not finite; lower the learning rate or look at the data")
+
+def require(facts: Facts) -> None:
+    """Raise the error of the first that is not true; one look, which waits for the device."""
+    if facts:
+        for (_, error), true in zip(facts, torch.stack([fact for fact, _ in facts]).tolist(), strict=True):
+            if not true:
+                raise error
+
+
+def finite(values: Mapping[str, Tensor | None]) -> Facts:
+    """Return that each number is neither NaN nor infinite, by its name; None is left out."""
+    return [
+        (value.detach().isfinite(), NonFinite(f"{name} is not finite; lower the learning rate or look at the data"))
+        for name, value in values.items()
+        if value is not None
+    ]
 
 
 def check_step(result: Unrolled, levels: Levels, assignment_logits: Tensor | None = None) -> None:
@@ -83,7 +89,7 @@ def check_step(result: Unrolled, levels: Levels, assignment_logits: Tensor | Non
         NonFinite, VanishedHypergradient: names the level or the parameter.
     """
     losses, hyper_c = result.losses, result.assignment_gradient
-    require_finite(
+    facts = finite(
         {
             "gate loss (level 1)": losses.gate,
             "gate step (level 1)": norm(result.gate) if result.gate else None,
@@ -94,32 +100,24 @@ def check_step(result: Unrolled, levels: Levels, assignment_logits: Tensor | Non
             **{f"hypergradient of A_{index}": norm(own) for index, own in result.architecture_gradients.items() if own},
         }
     )
-    require_architecture_slopes(result.architecture_gradients)
-    if hyper_c is None or hyper_c.shape[1] == 1 or levels.gate.rate == 0 or bool(hyper_c.any()):
-        return
-    sure = [losses.confidence, None if assignment_logits is None else assigned(assignment_logits)[0]]
-    if not any(value is not None and bool((value == 1).all()) for value in sure):
-        raise VanishedHypergradient("the hypergradient of C is zero throughout: the gate does not depend on it")
+    facts += sloping(result.architecture_gradients)
+    if hyper_c is not None and hyper_c.shape[1] > 1 and levels.gate.rate != 0:
+        sure = [losses.confidence, None if assignment_logits is None else assigned(assignment_logits)[0]]
+        excuses = [(value == 1).all() for value in sure if value is not None]
+        error = VanishedHypergradient("the hypergradient of C is zero throughout: the gate does not depend on it")
+        facts.append((torch.stack([hyper_c.any(), *excuses]).any(), error))
+    require(facts)
 
 
-def require_architecture_slopes(gradients: Mapping[int, Tensors]) -> None:
-    """Refuse hypergradients of A that are zero throughout.
+def sloping(gradients: Mapping[int, Tensors]) -> Facts:
+    """Return that no hypergradient of A is zero throughout.
 
-    A parameter whose last dimension is 1 weighs one candidate alone: its zero is true and passes.
-
-    Raises:
-        VanishedHypergradient: names the first.
+    A parameter whose last dimension is 1 weighs one candidate alone: its zero is true, and left out.
     """
-    named = {
-        f"experts[{index}].{name}": value
+    # Not their norms: squares of small gradients underflow.
+    return [
+        (value.any(), VanishedHypergradient(f"the hypergradient of experts[{index}].{name} is zero throughout"))
         for index, own in gradients.items()
         for name, value in own.items()
         if value.shape[-1:] != (1,)
-    }
-    if not named:
-        return
-    # Not their norms: squares of small gradients underflow.
-    slopes = torch.stack([value.any() for value in named.values()]).tolist()
-    for name, slope in zip(named, slopes, strict=True):
-        if not slope:
-            raise VanishedHypergradient(f"the hypergradient of {name} is zero throughout")
+    ]

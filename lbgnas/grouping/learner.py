@@ -21,8 +21,9 @@ from lbgnas.grouping.checks import (
     check_ids,
     check_samples,
     check_step,
-    require_architecture_slopes,
-    require_finite,
+    finite,
+    require,
+    sloping,
 )
 from lbgnas.grouping.cost import with_cost
 from lbgnas.grouping.experts import Experts
@@ -147,8 +148,8 @@ class Learner:
                 found, validation_loss, correct = bilevel_gradients(
                     self.experts, train, validation, levels, self.expert_buffers.get(0)
                 )
-                require_finite({"validation loss (level 3)": validation_loss, "hypergradient of A": norm(found)})
-                require_architecture_slopes({0: found})
+                known = {"validation loss (level 3)": validation_loss, "hypergradient of A": norm(found)}
+                require([*finite(known), *sloping({0: found})])
                 self._move_architecture(with_cost({0: found}, self.experts, levels.cost))
             own = unrolled_step(self.experts, None, None, train, validation, weights_only, None, self.expert_buffers)
             check_step(own, weights_only)

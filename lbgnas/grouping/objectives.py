@@ -22,15 +22,24 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         LbgnasError: for a label outside 0..classes - 1, on the CPU; on other devices the look would wait for them.
     """
-    if labels.device.type == "cpu" and len(labels):
-        low, high = (int(bound) for bound in labels.aminmax())
-        if low < 0 or high >= logits.shape[1]:
-            raise LbgnasError(
-                f"label {low if low < 0 else high} is out of range: the logits have {logits.shape[1]} classes, allowed "
-                f"are 0..{logits.shape[1] - 1}"
-            )
+    if labels.device.type == "cpu":
+        check_labels(labels, logits.shape[1])
     moved = shifted(logits, -taken_apart(logits).value.detach().amax(1, keepdim=True))
     return moved.exp().sum(1).log() - moved.gather(1, labels[:, None])[:, 0]
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Refuse labels outside 0..classes - 1.
+
+    Raises:
+        LbgnasError: names the label and what is allowed.
+    """
+    low, high = (int(bound) for bound in labels.aminmax()) if len(labels) else (0, 0)
+    if low < 0 or high >= classes:
+        raise LbgnasError(
+            f"label {low if low < 0 else high} is out of range: the logits have {classes} classes, allowed are "
+            f"0..{classes - 1}"
+        )
 
 
 def route(probs: Tensor) -> tuple[Tensor, Tensor]:

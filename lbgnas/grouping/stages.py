@@ -68,10 +68,17 @@ class Validation(NamedTuple):
     outputs: Tensor
 
 
-def groups_of(group: Tensor, count: int) -> list[Tensor]:
-    """Return the row indices of each group, in the order of the batch, by one stable sort and one look at counts."""
-    order = group.argsort(stable=True)
-    return list(torch.split(order, torch.bincount(group, minlength=count).tolist()))
+def groups_of(batches: Sequence[Tensor], count: int) -> list[list[Tensor]]:
+    """Return for each batch's groups (batch,) the row indices of each group, in the order of the batch.
+
+    One look at the counts of all: it waits for the device.
+
+    Example:
+        >>> groups_of([torch.tensor([1, 0, 1])], 3)
+        [[tensor([1]), tensor([0, 2]), tensor([], dtype=torch.int64)]]
+    """
+    counts = torch.stack([torch.bincount(group, minlength=count) for group in batches]).tolist()
+    return [list(torch.split(group.argsort(stable=True), own)) for group, own in zip(batches, counts, strict=True)]
 
 
 def _leaves(tensors: Tensors) -> Tensors:
@@ -165,7 +172,12 @@ def stage_one(
 
 
 def stage_two(
-    experts: Experts, train: Samples, probs: Tensor, levels: Levels, buffers: Mapping[int, Tensors]
+    experts: Experts,
+    train: Samples,
+    probs: Tensor,
+    own: list[Tensor],
+    levels: Levels,
+    buffers: Mapping[int, Tensors],
 ) -> ExpertSteps:
     """Return S' = S - eta_S grad_S L2(S; T', A) (Eq. 12) of every expert with samples.
 
@@ -173,10 +185,10 @@ def stage_two(
         experts: K modules.
         train: B.
         probs: f(x; T') on B, (batch, K), detached.
+        own: the rows of B routed to each expert.
         levels: how each level is taken.
         buffers: momentum of S by expert, zeros where missing.
     """
-    own = groups_of(route(probs)[1], len(experts))
     nothing = probs.new_zeros(())
     result = ExpertSteps(own, {}, {}, {}, nothing, nothing, nothing)
     loss, adaptation = result.loss, result.adaptation
@@ -197,7 +209,12 @@ def stage_two(
 
 
 def stage_three(
-    experts: Experts, stepped: Mapping[int, Tensors], validation: Samples, output: Tensor, levels: Levels
+    experts: Experts,
+    stepped: Mapping[int, Tensors],
+    validation: Samples,
+    output: Tensor,
+    own: list[Tensor],
+    levels: Levels,
 ) -> Validation:
     """Return L3 (Eq. 9) at (S', A, T') with q = dL3/dS', a = dL3/dA and dL3/df on V.
 
@@ -206,6 +223,7 @@ def stage_three(
         stepped: S' by expert; S where an expert had no sample.
         validation: V.
         output: f(x; T') on V, (batch, K), detached.
+        own: the rows of V routed to each expert.
         levels: how each level is taken.
 
     Raises:
@@ -213,8 +231,7 @@ def stage_three(
     """
     x, labels, _ = validation
     probs = output.detach().requires_grad_()
-    confidence, group = route(output)
-    own = groups_of(group, len(experts))
+    confidence, _ = route(output)
     loss, outputs = probs.new_zeros(()), torch.zeros_like(probs)
     correct = torch.zeros((), dtype=torch.long, device=x.device)
     result = Validation(loss, correct, confidence.mean(), own, {}, {}, outputs)
@@ -235,7 +252,12 @@ def stage_three(
 
 
 def stage_three_mixture(
-    experts: Experts, stepped: Mapping[int, Tensors], validation: Samples, output: Tensor, levels: Levels
+    experts: Experts,
+    stepped: Mapping[int, Tensors],
+    validation: Samples,
+    output: Tensor,
+    own: list[Tensor],
+    levels: Levels,
 ) -> Validation:
     """Return stage III for L3 = mean_V -log sum_k f_k(x_i; T) p_k(y_i | x_i), every sample through every expert.
 
@@ -253,22 +275,22 @@ def stage_three_mixture(
     logits = _everyones(experts, here)
     loss = mixture_loss(logits, labels, probs)
     parts = (*architecture.values(), *leaves.values())
-    found = torch.autograd.grad(loss, [*(value for own in parts for value in own.values()), probs], allow_unused=True)
+    found = torch.autograd.grad(loss, [*(value for each in parts for value in each.values()), probs], allow_unused=True)
     gradients = iter(found)
-    architecture_found = {index: [next(gradients) for _ in own] for index, own in architecture.items()}
-    weights_found = {index: [next(gradients) for _ in own] for index, own in leaves.items()}
+    architecture_found = {index: [next(gradients) for _ in each] for index, each in architecture.items()}
+    weights_found = {index: [next(gradients) for _ in each] for index, each in leaves.items()}
     answers = torch.stack([value.detach().argmax(1) for value in logits], 1)
     once = experts.ranks.once
     return Validation(
         once(loss.detach()),
         once((answers.gather(1, group[:, None])[:, 0] == labels).sum()),
         confidence.mean(),
-        groups_of(group, len(experts)),
+        own,
         {
-            index: architecture_slopes(index, own, architecture_found[index], levels.architecture)
-            for index, own in architecture.items()
+            index: architecture_slopes(index, each, architecture_found[index], levels.architecture)
+            for index, each in architecture.items()
         },
-        {index: _filled(own, weights_found[index]) for index, own in leaves.items()},
+        {index: _filled(each, weights_found[index]) for index, each in leaves.items()},
         once(found[-1]),
     )
 

@@ -19,12 +19,14 @@ from lbgnas.errors import LbgnasError
 from lbgnas.grouping.checks import check_samples
 from lbgnas.grouping.experts import Experts
 from lbgnas.grouping.levels import Levels, Losses, Samples, Unrolled
+from lbgnas.grouping.objectives import route
 from lbgnas.grouping.sgd import Tensors
 from lbgnas.grouping.shared import shared
 from lbgnas.grouping.stages import (
     ExpertSteps,
     GateStep,
     Validation,
+    groups_of,
     stage_one,
     stage_three,
     stage_three_mixture,
@@ -76,14 +78,15 @@ def unrolled_step(
         outputs = first.train_output.detach(), first.validation_output.detach()
         # Gates that differ in the last bit could send a sample to two processes, or to none.
         output, validation_output = experts.ranks.sum([experts.ranks.once(value) for value in outputs])
-    second = stage_two(experts, train, output, levels, expert_buffers or {})
+    own, validation_own = groups_of([route(output)[1], route(validation_output)[1]], len(experts))
+    second = stage_two(experts, train, output, own, levels, expert_buffers or {})
 
     learn_assignments = levels.assignments and gate is not None
     third = on_train = rows_gradient = None
     architecture_gradients: dict[int, Tensors] = {}
     if levels.architecture or learn_assignments:
         stage = stage_three_mixture if levels.mixture and gate is not None else stage_three
-        third = stage(experts, second.stepped, validation, validation_output, levels)
+        third = stage(experts, second.stepped, validation, validation_output, validation_own, levels)
         architecture_gradients, on_train = through_experts(experts, train, output, second, third, levels)
     second, third, on_train = shared(experts.ranks, second, third, on_train)
     if learn_assignments:

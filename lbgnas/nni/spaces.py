@@ -33,7 +33,7 @@ class GroupedSpace(ModelSpace, disable_init_wrapper=True):  # type: ignore[call-
         if self.gate is None:
             logits: Tensor = self.experts[0](x)
             return logits
-        rows = groups_of(self.gate(x).argmax(1), len(self.experts))
+        (rows,) = groups_of([self.gate(x).argmax(1)], len(self.experts))
         output: Tensor | None = None
         for expert, own in zip(self.experts, rows, strict=True):
             if len(own):
