@@ -27,18 +27,22 @@ def run(tool: str, *arguments: object, cwd: Path | None = None) -> subprocess.Co
     )
 
 
-def assert_same(left, right, path="state"):
+def assert_same(left, right, path="state", within=0.0):
+    """Two states are the same; their numbers may differ by `within`."""
     assert type(left) is type(right), path
     if isinstance(left, torch.Tensor):
-        assert torch.equal(left, right), path
+        assert (left.dtype, left.shape) == (right.dtype, right.shape), path
+        assert torch.equal(left, right) or (within and (left - right).abs().max() < within), path
     elif isinstance(left, dict):
         assert left.keys() == right.keys(), path
         for key in left:
-            assert_same(left[key], right[key], f"{path}.{key}")
+            assert_same(left[key], right[key], f"{path}.{key}", within)
     elif isinstance(left, (list, tuple)):
         assert len(left) == len(right), path
         for index, (a, b) in enumerate(zip(left, right, strict=True)):
-            assert_same(a, b, f"{path}[{index}]")
+            assert_same(a, b, f"{path}[{index}]", within)
+    elif isinstance(left, float):
+        assert left == right or abs(left - right) < within, path
     else:
         assert left == right, path
 
