@@ -27,22 +27,18 @@ def run(tool: str, *arguments: object, cwd: Path | None = None) -> subprocess.Co
     )
 
 
-def assert_same(left, right, path="state", within=0.0):
-    """Two states are the same; their numbers may differ by `within`."""
+def assert_same(left, right, path="state"):
     assert type(left) is type(right), path
     if isinstance(left, torch.Tensor):
-        assert (left.dtype, left.shape) == (right.dtype, right.shape), path
-        assert torch.equal(left, right) or (within and (left - right).abs().max() < within), path
+        assert torch.equal(left, right), path
     elif isinstance(left, dict):
         assert left.keys() == right.keys(), path
         for key in left:
-            assert_same(left[key], right[key], f"{path}.{key}", within)
+            assert_same(left[key], right[key], f"{path}.{key}")
     elif isinstance(left, (list, tuple)):
         assert len(left) == len(right), path
         for index, (a, b) in enumerate(zip(left, right, strict=True)):
-            assert_same(a, b, f"{path}[{index}]", within)
-    elif isinstance(left, float):
-        assert left == right or abs(left - right) < within, path
+            assert_same(a, b, f"{path}[{index}]")
     else:
         assert left == right, path
 
