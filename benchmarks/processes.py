@@ -44,8 +44,8 @@ def search_epoch(
 
     # Two scouts are enough for two groups; they are not part of what is timed.
     own = {"base": base, "grouping": grouping, "epochs": rounds, "architecture": {"warmup": 0.0}, "gate": {"scouts": 2}}
-    wide = {"network": {"channels": channels}} if channels else {}
-    settings = SearchSettings(**merged(merged(load_preset("quick", "search", base), own), wide))
+    own["network"] = {"channels": channels} if channels else {}
+    settings = SearchSettings(**merged(load_preset("quick", "search", base), own))
     run, interrupts = Search(settings, folder, ranks=ranks), Interrupts()
     metrics = Metrics(folder, ()) if ranks.first else Unwritten()
     run._scout(interrupts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -372,7 +373,7 @@ class Evaluation(Run):
         if auxiliary is not None:
             loss = loss + settings.auxiliary_weight * self._loss(auxiliary, batch.labels)
         value = float(loss.detach())
-        if not torch.isfinite(loss.detach()):
+        if not math.isfinite(value):
             raise NonFinite(
                 f"expert {self.expert}, epoch {self.epoch + 1}, step {self.step_in_epoch + 1}: the training loss is "
                 f"{value}; lower weights.rate or look at the data; the last epoch's state is in "
