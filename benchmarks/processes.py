@@ -146,13 +146,15 @@ def _last(seconds: list[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=8, help="at least 2: the first is not counted (default: 8)")
     parser.add_argument("--base", default="pcdarts")
     parser.add_argument("--grouping", default="dalbg")
     parser.add_argument("--channels", type=int, help="of the search")
     parser.add_argument("--only", choices=tuple(EPOCHS))
     parser.add_argument("--child", choices=tuple(EPOCHS), help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.rounds < 2:
+        parser.error(f"--rounds {given.rounds}: must be at least 2, for the first is not counted")
     if given.child:
         child(given.child, given.rounds, given.base, given.grouping, given.channels)
         return

@@ -128,6 +128,8 @@ COUNTS: dict[tuple[str, ...], tuple[Callable[[bool], dict[str, Result]], dict[st
     ("live_memory",): (live_memory, {"live_memory": ("alive after 100 (--quick) or 1,000 steps | 20 steps", 1.0)}),
 }
 IDS = [*(name for names in COUNTS for name in names), *TIMES]
+QUICK = [name for name in IDS if name != "compiled"]
+"""Compiling takes minutes."""
 
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -210,8 +212,8 @@ def plot(rows: list[dict[str, object]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and steps, under 3 minutes")
-    parser.add_argument("--only", nargs="+", choices=IDS, default=IDS, metavar="ID", help=", ".join(IDS))
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, nothing compiled; under 3 minutes")
+    parser.add_argument("--only", nargs="+", choices=IDS, metavar="ID", help=", ".join(IDS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1], help="thread counts, one table each")
     parser.add_argument("--rounds", type=int, help="default 5, with --quick 1")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a machine that others use too")
@@ -219,6 +221,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="write a picture of the ratios")
     given = parser.parse_args()
     rounds = given.rounds or (1 if given.quick else 5)
+    only = given.only or (QUICK if given.quick else IDS)
     sys.stdout.reconfigure(line_buffering=True)
     print(machine())
     out = []
@@ -228,10 +231,10 @@ def main() -> None:
         print(f"{'id':16s} {'ours':>10s} {'peer':>10s} {'unit':9s} {'ratio':>6s} {'goal':>6s}  met spread  what")
         rows: list[tuple[str, str, float, Result]] = []
         for names, (measure, about) in COUNTS.items():
-            if threads == given.threads[0] and any(name in given.only for name in names):
+            if threads == given.threads[0] and any(name in only for name in names):
                 found = measure(given.quick)
-                rows += [(name, *about[name], found[name]) for name in names if name in given.only]
-        wanted = {name: row for name, row in TIMES.items() if name in given.only}
+                rows += [(name, *about[name], found[name]) for name in names if name in only]
+        wanted = {name: row for name, row in TIMES.items() if name in only}
         found, why = timed(wanted, rounds, given.clock, lambda text: print(f"  {text}", file=sys.stderr, flush=True))
         rows += [(name, wanted[name].about, wanted[name].goal, result) for name, result in found.items()]
         for row in rows:

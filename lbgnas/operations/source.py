@@ -139,6 +139,20 @@ class SourceEdges(nn.Module):
             mixture: the weight of each candidate on each edge.
             skip_dropout: probability with which an entry of a plain skip is dropped in training.
         """
+        # What is computed here asks for the batch-statistics policy itself, and a tensor function costs several
+        # times as much where a context looks at every one of them.
+        with torch._C.DisableTorchFunction():
+            x, images = self._together(x, mixture, skip_dropout)
+        for name in self.single:
+            outputs = torch.stack([module(x) for module in self.modules_of[name]], 1)  # type: ignore[attr-defined]
+            images = self._on_edges(images, name, outputs * _per_edge(self._weights(name, mixture), outputs))
+        if images is None:  # nothing but "none" on these edges
+            height, width = (-(-side // self.stride) for side in x.shape[2:])
+            images = x.new_zeros((len(x), self.num_edges, self.channels, height, width))
+        return images
+
+    def _together(self, x: Tensor, mixture: Tensor, skip_dropout: float) -> tuple[Tensor, Tensor | None]:
+        """Return the state as it is read here, and what all operations but the single ones pass on, if any."""
         batch, _, height, width = x.shape
         order = order_for(x, height, width)
         x = order.enter(x)
@@ -175,12 +189,7 @@ class SourceEdges(nn.Module):
             shape = (batch, len(self.places["noise"]), self.channels, *size)
             drawn = torch.randn(shape, dtype=x.dtype, device=x.device)
             images = self._on_edges(images, "noise", drawn * _per_edge(self._weights("noise", mixture), drawn))
-        for name in self.single:
-            outputs = torch.stack([module(x) for module in self.modules_of[name]], 1)  # type: ignore[attr-defined]
-            images = self._on_edges(images, name, outputs * _per_edge(self._weights(name, mixture), outputs))
-        if images is None:  # nothing but "none" on these edges
-            images = x.new_zeros((batch, self.num_edges, self.channels, *size))
-        return images
+        return x, images
 
     def _on_edges(self, images: Tensor | None, name: str, added: Tensor) -> Tensor:
         """Add images (batch, edges that hold the operation, C, height, width) to those of all edges."""

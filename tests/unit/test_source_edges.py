@@ -6,6 +6,7 @@ import contextlib
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lbgnas.batch_statistics import BatchStatistics
@@ -506,3 +507,24 @@ def test_more_or_fewer_reductions(points, cells, reductions, side):
     assert net.classifier.in_features == 4 * 2 ** len(reductions) * 2
     with pytest.raises(LbgnasError, match="multiples of"):
         net(torch.zeros(2, 3, side + 1, side + 1))
+
+
+class Seen(BatchStatistics):
+    def __init__(self):
+        super().__init__(update=False)
+        self.functions = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.functions.append(func)
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def test_a_context_looks_at_operations_of_others_only():
+    def functions(*operations):
+        edges = SourceEdges(4, 1, (operations,) * 2)
+        with Seen() as context:
+            edges(torch.randn(3, 4, 8, 8), torch.full((2, len(operations)), 0.5))
+        return context.functions
+
+    assert len(functions("sep_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "skip_connect")) < 10
+    assert functions("sep_conv_3x3", "conv_7x1_1x7").count(F.batch_norm) == 2
