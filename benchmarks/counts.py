@@ -43,7 +43,7 @@ def saved_bytes(run: Callable[[], object], without: Iterable[Tensor]) -> int:
         if storage.data_ptr() not in known:
             kept[storage.data_ptr()] = storage.nbytes()
             alive.append(storage)  # an address must not be handed out twice
-        return tensor
+        return tensor.detach()  # an output that holds itself would never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         graph = run()

@@ -67,7 +67,7 @@ def table(rows: list[Row]) -> str:
 
 
 def summary(rows: list[Row]) -> str:
-    """Return one table of all problems: the mean error and, in brackets, the mean ARI of the gate."""
+    """Return one table of all problems: the error over seeds and, in brackets, the mean ARI of the gate."""
     problems = [name for name in PROBLEMS if any(row["problem"] == name for row in rows)]
     lines = ["| error % (ARI gate) | " + " | ".join(problems) + " |", "|" + " --- |" * (len(problems) + 1)]
     for method in METHODS:
@@ -75,8 +75,8 @@ def summary(rows: list[Row]) -> str:
         for problem in problems:
             own = [row for row in rows if (row["problem"], row["method"]) == (problem, method)]
             found = [float(str(row["ari_gate"])) for row in own if row["ari_gate"] is not None]
-            mean = f"{statistics.mean(float(str(row['error'])) for row in own):.1f}" if own else ""
-            cells.append(mean + (f" ({round(statistics.mean(found), 2) + 0.0:.2f})" if found else ""))
+            mean = f" ({round(statistics.mean(found), 2) + 0.0:.2f})" if found else ""
+            cells.append(cell(own, "error") + mean)
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -37,12 +37,12 @@ GROUPS = 2
 class Scale:
     """How large searches and trainings are."""
 
-    search_images: int = 4000
-    search_epochs: int = 10
+    search_images: int = 2000
+    search_epochs: int = 6
     supernet_channels: int = 8
     images: int | None = None
-    epochs: int = 4
-    cells: int = 4
+    epochs: int = 2
+    cells: int = 3
     channels: int = 8
 
 
