@@ -45,7 +45,8 @@ UNSCOUTED = Options(scouts=False)
 FROZEN = Options(frozen=True)
 DALBG = Options(adaptation=Adaptation(mmd, 0.1))
 LITERAL = Options(mutual_information=0.0, rows=RowOptimizer("sgd"), scouts=False)
-SCOUTS = {"linear": 16, "cnn": 8, "supernet": 8}
+IMAGE_SCOUTS, RULE_SCOUTS = 8, 8
+"""For experts of images, which are dear, in all; for each of the linear ones."""
 ARCHITECTURE_RATE = 3e-3
 
 
@@ -78,8 +79,9 @@ def scout(problem: Problem, information: float, recipe: Recipe, seed: int) -> tu
         return Scout(models.gate(problem, problem.groups), experts, weight)
 
     settings = Sgd(recipe.rate, recipe.momentum, recipe.decay, recipe.clip)
+    count = RULE_SCOUTS * problem.groups if problem.kind == "linear" else IMAGE_SCOUTS
     scouted = best_scout(
-        [partial(make, number) for number in range(SCOUTS[problem.kind])],
+        [partial(make, number) for number in range(count)],
         partial(batches, problem.train),
         lambda: batches(problem.validation, 0, 0),
         len(problem.train),
