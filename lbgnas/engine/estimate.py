@@ -72,8 +72,17 @@ def _seconds(device: torch.device, work: Callable[[], object]) -> float:
     return now() - started
 
 
-def _step_seconds(device: torch.device, stream: Iterator[Item], take: Callable[[Item], object]) -> float:
-    """Return the seconds of a step, its wait for data included: the mean of all but the first."""
+class _Pace(NamedTuple):
+    """Seconds of a step, its wait for data included: of the first, which prepares kernels, and the mean of others."""
+
+    first: float
+    later: float
+
+    def of(self, steps: int) -> float:
+        return self.first + (steps - 1) * self.later
+
+
+def _pace(device: torch.device, stream: Iterator[Item], take: Callable[[Item], object]) -> _Pace:
     times: list[float] = []
 
     def step() -> None:
@@ -85,15 +94,15 @@ def _step_seconds(device: torch.device, stream: Iterator[Item], take: Callable[[
         except StopIteration:
             break
     later = times[1:] or times
-    return sum(later) / len(later)
+    return _Pace(times[0], sum(later) / len(later))
 
 
-def _phase_seconds(search: Search, learned: bool) -> float:
-    """Return the seconds of a step of the stage under way, with A learned or frozen."""
+def _search_pace(search: Search, learned: bool) -> _Pace:
+    """Return the pace of the stage under way, with A learned or frozen."""
     levels = dataclasses.replace(search.plan.levels(search.epoch), architecture=learned)
     search.plan.prepare(search.learner.experts, search.epoch)
     stream = search.batches(search.epoch, 0)
-    return _step_seconds(search.device, stream, lambda pair: search.take_step(*pair, levels=levels))
+    return _pace(search.device, stream, lambda pair: search.take_step(*pair, levels=levels))
 
 
 def _end_seconds(search: Search) -> float:
@@ -130,8 +139,8 @@ def estimate_search(search: Search) -> Estimate:
         count = max(count, sum(count_parameters(module) for module in modules))
         for learned, epochs in ((False, plan.warmup), (True, settings.epochs - plan.warmup)):
             if epochs:
-                each = _phase_seconds(search, learned)
-                total, longest = total + each * epochs * search.steps, max(longest, each)
+                pace = _search_pace(search, learned)
+                total, longest = total + pace.of(epochs * search.steps), max(longest, pace.later)
         total += settings.epochs * _end_seconds(search)
         search.sums, search.step_in_epoch = {}, 0
     return Estimate(total, peak_bytes(search.device), count, longest)
@@ -148,10 +157,11 @@ def estimate_evaluation(evaluation: Evaluation) -> Estimate:
             evaluation.take_up(index)
             if evaluation.settings.compile:
                 total += _seconds(device, lambda: evaluation.train_step(next(evaluation.batches())))
-            each = _training_seconds(evaluation, index)
-            save = _seconds(device, evaluation.save)
-            total += evaluation.settings.epochs * (each * evaluation.steps(index) + save)
-            longest = max(longest, each)
+            evaluation.networks[index].train()
+            pace = _pace(device, evaluation.batches(), evaluation.train_step)
+            save, epochs = _seconds(device, evaluation.save), evaluation.settings.epochs
+            total += pace.of(epochs * evaluation.steps(index)) + epochs * save
+            longest = max(longest, pace.later)
     some = torch.arange(min(SAMPLES, len(evaluation.data)))
     gate, networks, multiple = evaluation.gate, evaluation.networks, evaluation.multiple
 
@@ -161,8 +171,3 @@ def estimate_evaluation(evaluation: Evaluation) -> Estimate:
     total += _seconds(device, answer) * len(evaluation.test_split()) / len(some)
     modules = [*networks, *([] if gate is None else [gate])]
     return Estimate(total, peak_bytes(device), sum(count_parameters(module) for module in modules), longest)
-
-
-def _training_seconds(evaluation: Evaluation, index: int) -> float:
-    evaluation.networks[index].train()
-    return _step_seconds(evaluation.device, evaluation.batches(), evaluation.train_step)

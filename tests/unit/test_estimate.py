@@ -63,6 +63,15 @@ def test_an_evaluation_is_the_steps_of_every_expert_and_the_test_split(tmp_path,
     assert found.parameters == count_parameters(evaluation.networks[0])
 
 
+def test_a_slow_first_step_counts_once(monkeypatch):
+    seconds = iter([5.0, 1.0, 2.0, 1.0, 2.0, 1.5])
+    monkeypatch.setattr(estimate, "_seconds", lambda device, work: work() or next(seconds))
+    taken = []
+    pace = estimate._pace(None, iter(range(9)), taken.append)
+    assert taken == list(range(estimate.STEPS))
+    assert pace.of(11) == 5.0 + 10 * 1.5
+
+
 def test_the_tools_print_one_line_and_leave_nothing(tmp_path):
     search = run("search", "--estimate", "--base", "pcdarts", "--grouping", "lbg", *SEARCH, cwd=tmp_path)
     assert search.returncode == 0, search.stderr
