@@ -45,8 +45,8 @@ UNSCOUTED = Options(scouts=False)
 FROZEN = Options(frozen=True)
 DALBG = Options(adaptation=Adaptation(mmd, 0.1))
 LITERAL = Options(mutual_information=0.0, rows=RowOptimizer("sgd"), scouts=False)
-IMAGE_SCOUTS, RULE_SCOUTS = 8, 8
-"""For experts of images, which are dear, in all; for each of the linear ones."""
+SCOUTS = 8
+"""For each group of linear experts; for those of images, which are dear, in all."""
 ARCHITECTURE_RATE = 3e-3
 
 
@@ -79,7 +79,7 @@ def scout(problem: Problem, information: float, recipe: Recipe, seed: int) -> tu
         return Scout(models.gate(problem, problem.groups), experts, weight)
 
     settings = Sgd(recipe.rate, recipe.momentum, recipe.decay, recipe.clip)
-    count = RULE_SCOUTS * problem.groups if problem.kind == "linear" else IMAGE_SCOUTS
+    count = SCOUTS * (problem.groups if problem.kind == "linear" else 1)
     scouted = best_scout(
         [partial(make, number) for number in range(count)],
         partial(batches, problem.train),

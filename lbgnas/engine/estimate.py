@@ -155,8 +155,6 @@ def estimate_evaluation(evaluation: Evaluation) -> Estimate:
     for index, trained in enumerate(evaluation.trained):
         if trained:
             evaluation.take_up(index)
-            if evaluation.settings.compile:
-                total += _seconds(device, lambda: evaluation.train_step(next(evaluation.batches())))
             evaluation.networks[index].train()
             pace = _pace(device, evaluation.batches(), evaluation.train_step)
             save, epochs = _seconds(device, evaluation.save), evaluation.settings.epochs
