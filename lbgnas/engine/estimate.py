@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -82,18 +83,21 @@ class _Pace(NamedTuple):
         return self.first + (steps - 1) * self.later
 
 
-def _pace(device: torch.device, stream: Iterator[Item], take: Callable[[Item], object]) -> _Pace:
+def _pace(device: torch.device, epoch: Callable[[], Iterator[Item]], take: Callable[[Item], object]) -> _Pace:
+    """Return the pace of an epoch: after one step its first ones, all where they are few, for the last may be short."""
     times: list[float] = []
 
-    def step() -> None:
+    def step(stream: Iterator[Item]) -> None:
         take(next(stream))
 
-    while len(times) < STEPS:
-        try:
-            times.append(_seconds(device, step))
-        except StopIteration:
-            break
-    later = times[1:] or times
+    for steps in (1, STEPS):
+        stream = epoch()
+        for _ in range(steps):
+            try:
+                times.append(_seconds(device, partial(step, stream)))
+            except StopIteration:
+                break
+    later = times[1:]
     return _Pace(times[0], sum(later) / len(later))
 
 
@@ -101,8 +105,11 @@ def _search_pace(search: Search, learned: bool) -> _Pace:
     """Return the pace of the stage under way, with A learned or frozen."""
     levels = dataclasses.replace(search.plan.levels(search.epoch), architecture=learned)
     search.plan.prepare(search.learner.experts, search.epoch)
-    stream = search.batches(search.epoch, 0)
-    return _pace(search.device, stream, lambda pair: search.take_step(*pair, levels=levels))
+    return _pace(
+        search.device,
+        lambda: search.batches(search.epoch, 0),
+        lambda pair: search.take_step(*pair, levels=levels),
+    )
 
 
 def _end_seconds(search: Search) -> float:
@@ -156,7 +163,7 @@ def estimate_evaluation(evaluation: Evaluation) -> Estimate:
         if trained:
             evaluation.take_up(index)
             evaluation.networks[index].train()
-            pace = _pace(device, evaluation.batches(), evaluation.train_step)
+            pace = _pace(device, evaluation.batches, evaluation.train_step)
             save, epochs = _seconds(device, evaluation.save), evaluation.settings.epochs
             total += pace.of(epochs * evaluation.steps(index)) + epochs * save
             longest = max(longest, pace.later)

@@ -64,12 +64,20 @@ def test_an_evaluation_is_the_steps_of_every_expert_and_the_test_split(tmp_path,
 
 
 def test_a_slow_first_step_counts_once(monkeypatch):
-    seconds = iter([5.0, 1.0, 2.0, 1.0, 2.0, 1.5])
+    seconds = iter([5.0, 1.0, 2.0, 1.0, 2.0, 1.5, 1.5])
     monkeypatch.setattr(estimate, "_seconds", lambda device, work: work() or next(seconds))
     taken = []
-    pace = estimate._pace(None, iter(range(9)), taken.append)
-    assert taken == list(range(estimate.STEPS))
+    pace = estimate._pace(None, lambda: iter(range(9)), taken.append)
+    assert taken == [0, *range(estimate.STEPS)]
     assert pace.of(11) == 5.0 + 10 * 1.5
+
+
+def test_a_short_last_batch_weighs_as_it_does_in_an_epoch(monkeypatch):
+    """Epochs of three steps, the last of a third of the samples."""
+    batches, taken = (30, 30, 10), []
+    monkeypatch.setattr(estimate, "_seconds", lambda device, work: work() or taken[-1])
+    pace = estimate._pace(None, lambda: iter(batches), taken.append)
+    assert pace.of(4 * 3) == pytest.approx(4 * sum(batches), rel=0.05)
 
 
 def test_the_tools_print_one_line_and_leave_nothing(tmp_path):
