@@ -3,7 +3,7 @@
     python -m benchmarks.real_images [--quick] [--data NAME ...] [--bases darts pcdarts] [--methods NAME ...] \\
         [--seeds 0 1 2 3 4] [--out runs/real-images] [--json FILE] [--plot FILE]
 
-Fashion-MNIST at 14 pixels, plain, or in two classes with a synthetic attribute that agrees with the label for 95 % of
+Fashion-MNIST at 12 pixels, plain, or in two classes with a synthetic attribute that agrees with the label for 95 % of
 the pool and half of the test split. Every method has the same recipe on 11/12 of the pool; the rest is for validation
 error. Networks have about equal parameters together. Only Group DRO is told the attribute. Resumable: rows that --json
 holds (by default rows.jsonl in --out) and searches in --out are not run again. A process has one thread.

@@ -35,7 +35,7 @@ GROUPS = 2
 
 @dataclass(frozen=True)
 class Scale:
-    """How large searches and trainings are."""
+    """How large searches and trainings are; a supernet without partial channels has half of the channels."""
 
     search_images: int = 2000
     search_epochs: int = 6
@@ -84,8 +84,8 @@ METHODS = {
     "dalbg, class-balanced": Method("dalbg", CLASS, balanced=True),
 }
 DATA = {
-    "fashion-mnist": {"image_size": 14},
-    "coloured-fashion-mnist": {},
+    "fashion-mnist": {"image_size": 12},
+    "coloured-fashion-mnist": {"image_size": 12},
     "marked-fashion-mnist": {},
 }
 
@@ -115,7 +115,7 @@ def searched(method: Method, data: str, base: str, seed: int, scale: Scale, runs
             **DATA[data],
             limit=scale.search_images,
             epochs=scale.search_epochs,
-            network={"cells": scale.cells, "channels": scale.supernet_channels},
+            network={"cells": scale.cells, "channels": scale.supernet_channels // (1 if base == "pcdarts" else 2)},
             **method.search,
         )
     return path, sum(record["seconds"] for record in read_metrics(folder / "metrics.jsonl"))
