@@ -145,13 +145,27 @@ def network(cell: CellGenotype, experts: int, data: ImageData, scale: Scale) -> 
     return build(*expert_size(count, scale.cells, scale.channels, experts))
 
 
+def halves(pool: ImageData, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the samples for validation error and those to train on."""
+    return stratified_halves(pool.labels, 1 / 12, generator(seed, "held out"))
+
+
+def is_base(name: str, data: str, seed: int, scale: Scale) -> bool:
+    """Return whether a method trains just what "base" does: classes that are equally frequent weigh the same anyhow."""
+    if METHODS[name] != Method(balanced=True):
+        return False
+    pool = opened(data, "pool", scale)
+    counts = torch.bincount(pool.labels[halves(pool, seed)[1]])
+    return bool((counts == counts[0]).all())
+
+
 def measured(data: str, base: str, name: str, seed: int, scale: Scale, runs: Path) -> dict[str, object]:
     """Run one method and return its row."""
     method = METHODS[name]
     path, search_seconds = searched(method, data, base, seed, scale, runs)
     genotype = load(path)
     pool = opened(data, "pool", scale)
-    held, rows = stratified_halves(pool.labels, 1 / 12, generator(seed, "held out"))
+    held, rows = halves(pool, seed)
     started = time.perf_counter()
     cells, gate = list(genotype.experts), load_gate(path, genotype)
     if method.clusters:

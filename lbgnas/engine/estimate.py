@@ -18,6 +18,7 @@ from lbgnas.engine.inference import answers
 from lbgnas.engine.plan import Plan
 from lbgnas.engine.scouts import run_scouts
 from lbgnas.engine.search import Search
+from lbgnas.grouping.scouting import Scouted
 from lbgnas.networks.counting import count_parameters
 
 Item = TypeVar("Item")
@@ -119,18 +120,28 @@ def _end_seconds(search: Search) -> float:
 
 
 def _scout_seconds(search: Search) -> float:
-    """Return the seconds of all scouts, from one epoch of one."""
-    plan, gate = search.plan, search.plan.settings.gate
-    one = plan.settings.model_copy(update={"gate": gate.model_copy(update={"scouts": 1, "scout_epochs": 1})})
-    short = Plan(one, plan.base, plan.space)
-    each = _seconds(search.device, lambda: run_scouts(short, search.data, search.split, search.device, lambda: None))
-    return each * gate.scouts * gate.scout_epochs
+    """Return the seconds of all scouts, from one of them, and begin where it leads: the sizes of groups cost time."""
+
+    def short(**fewer: int) -> Plan:
+        settings = search.plan.settings
+        gate = settings.gate.model_copy(update=fewer)
+        return Plan(settings.model_copy(update={"gate": gate}), search.plan.base, search.plan.space)
+
+    found: list[Scouted] = []
+
+    def scout(plan: Plan) -> None:
+        found.append(run_scouts(plan, search.data, search.split, search.device, lambda: None))
+
+    scout(short(scouts=1, scout_epochs=1))  # prepares kernels
+    each = _seconds(search.device, partial(scout, short(scouts=1)))
+    search.begin_from(found[-1])
+    return each * search.plan.settings.gate.scouts
 
 
 def estimate_search(search: Search) -> Estimate:
     """Return what a search will need. It is spent afterwards: give one in a folder of its own.
 
-    A few steps of every stage are taken, with A frozen and learned, and one epoch's end; scouts run for one epoch.
+    A few steps of every stage are taken, with A frozen and learned, and one epoch's end; one scout runs.
     """
     plan, settings = search.plan, search.plan.settings
     total = _scout_seconds(search) if search.wants_scouts() else 0.0

@@ -33,6 +33,7 @@ from lbgnas.errors import LbgnasError
 from lbgnas.files import write_text
 from lbgnas.genotype import CellGenotype
 from lbgnas.grouping.learner import NonFinite
+from lbgnas.grouping.scouting import Scouted
 from lbgnas.grouping.shared import gathered_state
 from lbgnas.grouping.unrolled import Levels
 from lbgnas.networks.counting import count_parameters
@@ -239,15 +240,19 @@ class Search(Run):
 
         with self.ranks.agreed(Interrupted):
             found = run_scouts(self.plan, self.data, self.split, self.device, on_batch, self.ranks)
+        self.begin_from(found)
+        self.save()
+        told = " ".join(f"{loss:.3f}" for loss in found.losses)
+        self.report.say(f"scouts: validation loss {told}; information term {found.mutual_information:g} from here")
+
+    def begin_from(self, found: Scouted) -> None:
+        """Take gate, C and the weight of the information term from the best scout."""
         learner = self.learner
         assert learner.gate is not None
         assert learner.assignment_logits is not None
         learner.gate.load_state_dict(found.gate.state_dict())
         learner.assignment_logits = learner.assignment_logits + found.assignment_logits.to(self.device)
         self.information = found.mutual_information
-        self.save()
-        told = " ".join(f"{loss:.3f}" for loss in found.losses)
-        self.report.say(f"scouts: validation loss {told}; information term {found.mutual_information:g} from here")
 
     def _run_epoch(self, interrupts: Interrupts, metrics: Metrics) -> None:
         started = time.monotonic()

@@ -38,7 +38,7 @@ def test_a_search_is_all_its_steps_and_the_ends_of_its_epochs(tmp_path, one_seco
     search = Search(settings, tmp_path)
     found = estimate.estimate_search(search)
     assert search.steps == 2
-    assert found.seconds == stages * 2 * (2 * 1.0 + 2.0) + scouts * 4 * 1.0
+    assert found.seconds == stages * 2 * (2 * 1.0 + 2.0) + scouts * 1.0
     assert found.step_seconds == 1.0
     again = tmp_path / "again"
     again.mkdir()
