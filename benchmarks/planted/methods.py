@@ -54,6 +54,7 @@ def _split(problem: Problem, recipe: Recipe, seed: int, pool_group: Tensor, test
         model = models.trainable(problem)
         if len(own) > 1:
             fit_classifier(model, pool.x[own], pool.y[own], recipe, seed)
+        model.eval()  # one without samples is not trained, and may be asked for none
         predicted[asked] = logits_of(model, problem.test.x[asked]).argmax(1)
     return predicted
 

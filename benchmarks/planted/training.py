@@ -24,7 +24,7 @@ class Recipe:
     clip: float = 5.0
 
 
-RECIPES = {"linear": Recipe(40, 256, 0.3), "cnn": Recipe(15, 64, 0.05), "supernet": Recipe(8, 64, 0.05)}
+RECIPES = {"linear": Recipe(40, 256, 0.3), "cnn": Recipe(15, 64, 0.05), "supernet": Recipe(8, 128, 0.1)}
 
 
 def shuffled(count: int, size: int, epochs: int, generator: torch.Generator) -> Iterator[tuple[int, Tensor]]:
