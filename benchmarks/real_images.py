@@ -5,8 +5,9 @@
 
 Fashion-MNIST at 12 pixels, plain, or in two classes with a synthetic attribute that agrees with the label for 95 % of
 the pool and half of the test split. Every method has the same recipe on 11/12 of the pool; the rest is for validation
-error. Networks have about equal parameters together. Only Group DRO is told the attribute. Resumable: rows that --json
-holds (by default rows.jsonl in --out) and searches in --out are not run again. A process has one thread.
+error. Experts and gate have about 20,000 parameters together, as many as a single network. Only Group DRO is told the
+attribute. Resumable: rows that --json holds (by default rows.jsonl in --out) and searches in --out are not run again. A
+process has one thread.
 """
 
 from __future__ import annotations

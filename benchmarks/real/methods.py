@@ -27,7 +27,6 @@ from lbgnas.engine.run_folder import GENOTYPE, read_metrics
 from lbgnas.genotype import CellGenotype, load
 from lbgnas.networks.counting import count_macs, count_parameters
 from lbgnas.networks.gates import NearestGate
-from lbgnas.networks.sizing import expert_size
 from lbgnas.networks.stacked import StackedNetwork
 
 GROUPS = 2
@@ -35,19 +34,24 @@ GROUPS = 2
 
 @dataclass(frozen=True)
 class Scale:
-    """How large searches and trainings are; a supernet without partial channels has half of the channels."""
+    """How large searches and trainings are; a supernet has half of its channels without partial channels.
+
+    parameters: of all experts and the gate together, in every method.
+    """
 
     search_images: int = 2000
     search_epochs: int = 6
     supernet_channels: int = 8
+    gate_width: int = 4
     images: int | None = None
     epochs: int = 2
     cells: int = 3
-    channels: int = 8
+    parameters: int = 20_000
 
 
 FULL = Scale()
 QUICK = Scale(search_images=300, search_epochs=2, images=2000, epochs=2)
+WIDTHS = range(4, 33)
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ def searched(method: Method, data: str, base: str, seed: int, scale: Scale, runs
             limit=scale.search_images,
             epochs=scale.search_epochs,
             network={"cells": scale.cells, "channels": scale.supernet_channels // (1 if base == "pcdarts" else 2)},
+            gate={"width": scale.gate_width},
             **method.search,
         )
     return path, sum(record["seconds"] for record in read_metrics(folder / "metrics.jsonl"))
@@ -131,18 +136,18 @@ def clusters(data: ImageData, rows: Tensor, seed: int) -> nn.Module:
     return gate
 
 
-def network(cell: CellGenotype, experts: int, data: ImageData, scale: Scale) -> StackedNetwork:
-    """Return a network of a cell; K of them have about the parameters of the single one."""
+def network(cell: CellGenotype, parameters: float, data: ImageData, cells: int) -> StackedNetwork:
+    """Return the network of a cell that comes closest to so many parameters by its width."""
     info = data.info
 
-    def build(cells: int, channels: int) -> StackedNetwork:
+    def build(channels: int) -> StackedNetwork:
         return StackedNetwork(cell, cells, channels, info.num_classes, info.channels)
 
-    def count(cells: int, channels: int) -> int:
+    def distance(channels: int) -> float:
         with torch.device("meta"):
-            return count_parameters(build(cells, channels))
+            return abs(count_parameters(build(channels)) - parameters)
 
-    return build(*expert_size(count, scale.cells, scale.channels, experts))
+    return build(min(WIDTHS, key=distance))
 
 
 def halves(pool: ImageData, seed: int) -> tuple[Tensor, Tensor]:
@@ -174,9 +179,10 @@ def measured(data: str, base: str, name: str, seed: int, scale: Scale, runs: Pat
         chosen = gate
     group = gate_groups(chosen, pool, rows, torch.device("cpu")).argmax(1)
     experts: list[nn.Module] = []
+    each = (scale.parameters - (count_parameters(chosen) if chosen else 0)) / len(cells)
     for index, cell in enumerate(cells):
         torch.manual_seed(derive_seed(seed, "network", index) % 2**63)
-        own, expert = rows[group == index], network(cell, len(cells), pool, scale)
+        own, expert = rows[group == index], network(cell, each, pool, scale.cells)
         loss: training.Loss = training.plain
         if method.told:
             loss = training.GroupDro(pool.labels, pool.attribute)
