@@ -47,6 +47,26 @@ def test_a_search_is_all_its_steps_and_the_ends_of_its_epochs(tmp_path, one_seco
     assert found.peak_bytes > 2**20
 
 
+def test_steps_are_measured_where_a_whole_scout_leads(tmp_path, monkeypatch):
+    settings = SearchSettings(
+        base="pcdarts", grouping="lbg", limit=40, batch_size=10, epochs=1, network={"cells": 3, "channels": 8},
+        gate={"scouts": 5, "scout_epochs": 2},
+    )  # fmt: skip
+    search, order = Search(settings, tmp_path), []
+    begin, take, scout = search.begin_from, search.take_step, estimate.run_scouts
+
+    def run(plan, *arguments):
+        order.append(("scout", plan.settings.gate.scouts, plan.settings.gate.scout_epochs))
+        return scout(plan, *arguments)
+
+    monkeypatch.setattr(search, "begin_from", lambda found: (order.append("begin"), begin(found)))
+    monkeypatch.setattr(search, "take_step", lambda *given, **named: (order.append("step"), take(*given, **named)))
+    monkeypatch.setattr(estimate, "run_scouts", run)
+    estimate.estimate_search(search)
+    assert order[:4] == [("scout", 1, 1), ("scout", 1, 2), "begin", "step"]
+    assert order.count("begin") == 1
+
+
 def test_an_evaluation_is_the_steps_of_every_expert_and_the_test_split(tmp_path, one_second):
     settings = EvaluationSettings(
         genotype="DARTS_V2",
