@@ -23,13 +23,13 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from itertools import chain, count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from benchmarks.clocks import CLOCKS
 from lbgnas.ranks import ALONE, Ranks, started
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 MARK = "measured: "
 STEPS = 6
 """Rounds of the steps to a round of epochs."""
-CLOCKS = {"wall": time.monotonic, "cpu": time.process_time}
 Part = Callable[[], None]
 
 
@@ -72,7 +71,7 @@ def search_step(
 ) -> tuple[Part, int]:
     """Return what takes the next step of a search, and its samples."""
     run = _search(ranks, folder, rounds, base, grouping, channels)
-    levels = run.plan.levels(0)
+    levels = run.levels()
     run.plan.prepare(run.learner.experts, 0)
     pairs = chain.from_iterable(run.batches(epoch, 0) for epoch in count())
 
@@ -174,7 +173,7 @@ def main() -> None:
     parser.add_argument("--base", default="pcdarts")
     parser.add_argument("--grouping", default="dalbg")
     parser.add_argument("--channels", type=int, help="of the search")
-    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a machine that others use too")
     parser.add_argument("--only", choices=tuple(PARTS))
     parser.add_argument("--child", choices=tuple(PARTS), help=argparse.SUPPRESS)
     given = parser.parse_args()

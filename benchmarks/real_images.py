@@ -42,20 +42,19 @@ Row = dict[str, object]
 Job = tuple[str, str, int]
 
 
-def rows_of(path: Path) -> list[Row]:
-    """Return the rows of a file of one JSON object a line."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def rows_of(path: Path) -> dict[tuple[str, str, int, str], Row]:
+    """Return the rows of a file of one JSON object a line, by data, base, seed and method."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return {(row["data"], row["base"], row["seed"], row["method"]): row for row in rows}
 
 
 def run_all(job: Job, methods: Iterable[str], scale: Scale, out: Path, path: Path) -> None:
     """Run the methods of one data set, base and seed one after the other: they share searches."""
     torch.set_num_threads(1)
     for method in methods:
-        known = [
-            row for row in rows_of(path) if (row["data"], row["base"], row["seed"], row["method"]) == (*job, "base")
-        ]
+        known = rows_of(path).get((*job, "base"))
         if known and is_base(method, job[0], job[2], scale):
-            row = known[0] | {"method": method}
+            row = known | {"method": method}
         else:
             row = measured(job[0], job[1], method, job[2], scale, out)
         with path.open("a", encoding="utf-8") as file:
@@ -127,7 +126,7 @@ def main() -> None:
     seeds = options.seeds or ([0] if options.quick else [0, 1, 2, 3, 4])
     bases = ["pcdarts"] if options.quick else options.bases
     wanted = options.methods or list(METHODS)
-    done = {(row["data"], row["base"], row["seed"], row["method"]) for row in rows_of(path)}
+    done = rows_of(path)
     jobs = [(data, base, seed) for seed in seeds for base in bases for data in options.data]
     with ProcessPoolExecutor(options.jobs) as pool:
         todo = {}
@@ -142,7 +141,7 @@ def main() -> None:
         for count, future in enumerate(as_completed(todo), 1):
             future.result()
             print(f"{count}/{len(todo)} {todo[future]}", file=sys.stderr)
-    shown = [row for row in rows_of(path) if (row["data"], row["base"], row["seed"]) in jobs]
+    shown = [row for key, row in rows_of(path).items() if key[:3] in jobs]
     print("mean ± standard deviation over seeds")
     print(table(shown))
     if options.plot:

@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import sys
-import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -32,6 +31,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 from benchmarks import subjects  # noqa: E402
+from benchmarks.clocks import CLOCKS  # noqa: E402
 from benchmarks.counts import count_operations, saved_bytes  # noqa: E402
 from benchmarks.reference.network import ReferenceNetwork  # noqa: E402
 
@@ -130,9 +130,6 @@ COUNTS: dict[tuple[str, ...], tuple[Callable[[bool], dict[str, Result]], dict[st
 }
 IDS = [*(name for names in COUNTS for name in names), *TIMES]
 QUICK = [name for name in IDS if name != "compiled"]  # which takes minutes
-
-
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def timed(

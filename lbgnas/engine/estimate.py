@@ -7,7 +7,9 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -91,20 +93,17 @@ def _pace(device: torch.device, epoch: Callable[[], Iterator[Item]], take: Calla
     def step(stream: Iterator[Item]) -> None:
         take(next(stream))
 
-    for steps in (1, STEPS):
-        stream = epoch()
-        for _ in range(steps):
-            try:
+    for stream in (islice(epoch(), 1), islice(epoch(), STEPS)):
+        with suppress(StopIteration):
+            while True:
                 times.append(_seconds(device, partial(step, stream)))
-            except StopIteration:
-                break
     later = times[1:]
     return _Pace(times[0], sum(later) / len(later))
 
 
 def _search_pace(search: Search, learned: bool) -> _Pace:
     """Return the pace of the stage under way, with A learned or frozen."""
-    levels = dataclasses.replace(search.plan.levels(search.epoch), architecture=learned)
+    levels = dataclasses.replace(search.levels(), architecture=learned)
     search.plan.prepare(search.learner.experts, search.epoch)
     return _pace(
         search.device,
@@ -115,7 +114,7 @@ def _search_pace(search: Search, learned: bool) -> _Pace:
 
 def _end_seconds(search: Search) -> float:
     """Return the seconds of the end of an epoch: its record and its checkpoint."""
-    levels = search.plan.levels(search.epoch)
+    levels = search.levels()
     return _seconds(search.device, lambda: search.record(levels, 0.0)) + _seconds(search.device, search.save)
 
 

@@ -254,11 +254,16 @@ class Search(Run):
         learner.assignment_logits = learner.assignment_logits + found.assignment_logits.to(self.device)
         self.information = found.mutual_information
 
+    def levels(self) -> Levels:
+        """Return how the epoch under way learns, with the information term that scouts chose, if any did."""
+        levels = self.plan.levels(self.epoch)
+        if self.information is None:
+            return levels
+        return dataclasses.replace(levels, mutual_information=self.information)
+
     def _run_epoch(self, interrupts: Interrupts, metrics: Metrics) -> None:
         started = time.monotonic()
-        levels = self.plan.levels(self.epoch)
-        if self.information is not None:
-            levels = dataclasses.replace(levels, mutual_information=self.information)
+        levels = self.levels()
         self.plan.prepare(self.learner.experts, self.epoch)
         for train, validation in self.batches(self.epoch, self.step_in_epoch):
             self.take_step(train, validation, levels)

@@ -13,14 +13,7 @@ from lbgnas.batch_statistics import BatchStatistics
 from lbgnas.networks.supernet import Supernet
 from lbgnas.operations.source import SourceEdges
 from lbgnas.space import SearchSpace
-from tests.naive import (
-    CASES,
-    Halve,
-    build,
-    close,
-    gradients,
-    pairs,
-)
+from tests.naive import CASES, Halve, build, close, gradients, pairs
 
 pytestmark = pytest.mark.usefixtures("float64")
 

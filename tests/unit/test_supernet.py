@@ -10,11 +10,7 @@ from lbgnas.errors import LbgnasError
 from lbgnas.networks.layout import CellPlace, check_size, reduction_cells
 from lbgnas.networks.supernet import SearchCell, Supernet
 from lbgnas.space import CANDIDATES, SearchSpace, edge_index, load_space
-from tests.naive import (
-    Naive,
-    close,
-    pairs,
-)
+from tests.naive import Naive, close, pairs
 
 pytestmark = pytest.mark.usefixtures("float64")
 
