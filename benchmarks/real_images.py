@@ -5,7 +5,7 @@
 
 Fashion-MNIST at 12 pixels, plain, or in two classes with a synthetic attribute that agrees with the label for 95 % of
 the pool and half of the test split. Every method has the same recipe on 11/12 of the pool; the rest is for validation
-error. Experts and gate have about 20,000 parameters together, as many as a single network. Only Group DRO is told the
+error. Experts and gate have about 24,000 parameters together, as many as a single network. Only Group DRO is told the
 attribute. Resumable: rows that --json holds (by default rows.jsonl in --out) and searches in --out are not run again. A
 process has one thread.
 """
@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.real.methods import DATA, FULL, METHODS, QUICK, Scale, is_base, measured
+from lbgnas.engine.machine import prepare_cpu
 
 BASES = ("darts", "pcdarts", "pdarts", "darts-")
 COLUMNS = {
@@ -50,6 +51,7 @@ def rows_of(path: Path) -> dict[tuple[str, str, int, str], Row]:
 
 def run_all(job: Job, methods: Iterable[str], scale: Scale, out: Path, path: Path) -> None:
     """Run the methods of one data set, base and seed one after the other: they share searches."""
+    prepare_cpu()
     torch.set_num_threads(1)
     for method in methods:
         known = rows_of(path).get((*job, "base"))

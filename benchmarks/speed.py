@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -107,7 +108,7 @@ def live_memory(quick: bool) -> dict[str, Result]:
         tensors = [value for value in gc.get_objects() if issubclass(type(value), torch.Tensor)]
         return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
-    early, late = (10, 30) if quick else (20, 1000)
+    early, late = (5, 15) if quick else (20, 1000)
     for _ in range(early):
         run()
     before = alive()
@@ -126,30 +127,40 @@ COUNTS: dict[tuple[str, ...], tuple[Callable[[bool], dict[str, Result]], dict[st
             "saved_bf16": ("the same, precision bfloat16", 0.25),
         },
     ),
-    ("live_memory",): (live_memory, {"live_memory": ("alive after 1,000 steps | 20 (--quick: 30 | 10)", 1.0)}),
+    ("live_memory",): (live_memory, {"live_memory": ("alive after 1,000 steps | 20 (--quick: 15 | 5)", 1.0)}),
 }
 IDS = [*(name for names in COUNTS for name in names), *TIMES]
-QUICK = [name for name in IDS if name != "compiled"]  # which takes minutes
+QUICK = [*(name for name in IDS if name not in ("compiled", "k8")), "k8"]  # "compiled" takes minutes
+QUICK_SECONDS = 140.0
+"""After so long a quick look begins with no other subject; one takes up to half a minute."""
 
 
 def timed(
-    rows: dict[str, Row], rounds: int, clock: str, quick: bool, say: Callable[[str], None]
+    rows: dict[str, Row], rounds: int, clock: str, until: float | None, say: Callable[[str], None]
 ) -> tuple[dict[str, Result], dict[str, str]]:
-    """Run every subject once a round; return the best of each, and why a subject is missing."""
-    runs, missing = {}, {}
-    for name in dict.fromkeys(name for row in rows.values() for name in (row.ours, row.peer)):
-        try:
-            runs[name] = getattr(subjects, name)()
-            if not quick:
-                runs[name]()  # allocations, compiled kernels
-        except ImportError as error:
-            missing[name] = f"not installed ({error})"
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    """Run every subject once a round; return the best of each, and why a subject is missing.
+
+    until: a quick look's end by time.monotonic(): its subjects are not run before they are timed, and left out later.
+    """
+    runs: dict[str, subjects.Run] = {}
+    missing: dict[str, str] = {}
+    times: dict[str, list[float]] = {}
+    names = list(dict.fromkeys(name for row in rows.values() for name in (row.ours, row.peer)))
     for turn in range(rounds):
-        for name, run in runs.items():
-            started = CLOCKS[clock]()
-            run()
-            times[name].append(CLOCKS[clock]() - started)
+        for name in names:
+            if turn == 0 and until is not None and time.monotonic() > until:
+                missing[name] = "no time is left for it in a quick look"
+            elif turn == 0:
+                try:
+                    runs[name] = getattr(subjects, name)()
+                except ImportError as error:
+                    missing[name] = f"not installed ({error})"
+                if until is None and name in runs:
+                    runs[name]()  # allocations, compiled kernels
+            if name in runs:
+                started = CLOCKS[clock]()
+                runs[name]()
+                times.setdefault(name, []).append(CLOCKS[clock]() - started)
         say(f"round {turn + 1} of {rounds}")
     results, why = {}, {}
     for row_id, row in rows.items():
@@ -210,7 +221,11 @@ def plot(rows: list[dict[str, object]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a rough look in 3 minutes: quarter batches, 1 round")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a rough look: quarter batches, 1 round, 3 minutes at most",
+    )
     parser.add_argument("--only", nargs="+", choices=IDS, metavar="ID", help=", ".join(IDS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1], help="thread counts, one table each")
     parser.add_argument("--rounds", type=int, help="default 5, with --quick 1")
@@ -222,6 +237,7 @@ def main() -> None:
     only = given.only or (QUICK if given.quick else IDS)
     if given.quick:
         subjects.BATCH //= 4
+    started = time.monotonic()
     sys.stdout.reconfigure(line_buffering=True)
     print(machine())
     out = []
@@ -234,9 +250,10 @@ def main() -> None:
             if threads == given.threads[0] and any(name in only for name in names):
                 found = measure(given.quick)
                 rows += [(name, *about[name], found[name]) for name in names if name in only]
-        wanted = {name: row for name, row in TIMES.items() if name in only}
+        wanted = {name: TIMES[name] for name in only if name in TIMES}
+        until = started + QUICK_SECONDS if given.quick else None
         found, why = timed(
-            wanted, rounds, given.clock, given.quick, lambda text: print(f"  {text}", file=sys.stderr, flush=True)
+            wanted, rounds, given.clock, until, lambda text: print(f"  {text}", file=sys.stderr, flush=True)
         )
         rows += [(name, wanted[name].about, wanted[name].goal, result) for name, result in found.items()]
         for row in rows:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,8 +21,10 @@ def command(tool: str, *arguments: object) -> list[str]:
     return [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *map(str, arguments)]
 
 
-def run(tool: str, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def run(
+    tool: str, *arguments: object, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
     return subprocess.run(
         command(tool, *arguments), capture_output=True, text=True, cwd=cwd, env=environment, timeout=300
     )

@@ -40,13 +40,14 @@ class Scale:
     """
 
     search_images: int = 2000
+    search_batch: int = 128
     search_epochs: int = 6
     supernet_channels: int = 8
     gate_width: int = 4
     images: int | None = None
     epochs: int = 2
     cells: int = 3
-    parameters: int = 20_000
+    parameters: int = 24_000
 
 
 FULL = Scale()
@@ -118,6 +119,7 @@ def searched(method: Method, data: str, base: str, seed: int, scale: Scale, runs
             data=data,
             **DATA[data],
             limit=scale.search_images,
+            batch_size=scale.search_batch,
             epochs=scale.search_epochs,
             network={"cells": scale.cells, "channels": scale.supernet_channels // (1 if base == "pcdarts" else 2)},
             gate={"width": scale.gate_width},

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lbgnas.networks.stacked import StackedNetwork
 from lbgnas.operations.candidates import FactorizedReduce
+from lbgnas.operations.depthwise import DepthwiseConv
 
 
 class Reduce(nn.Module):
@@ -24,7 +25,15 @@ class Reduce(nn.Module):
 def _plain(own: nn.Module) -> nn.Module:
     if isinstance(own, FactorizedReduce):
         return Reduce(own)
-    return copy.deepcopy(own)
+    plain = copy.deepcopy(own)
+    for name, part in own.named_children():
+        if isinstance(part, DepthwiseConv):
+            channels = part.in_channels
+            sizes = part.kernel_size, part.stride, part.padding, part.dilation
+            stock = nn.Conv2d(channels, channels, *sizes, groups=channels, bias=False)
+            stock.load_state_dict(part.state_dict())
+            plain.add_module(name, stock)
+    return plain
 
 
 class Cell(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lbgnas.genotype import CellGenotype
 from lbgnas.networks.layout import THIRDS, CellPlace, Stem, build_stem, cell_places, check_size, reduction_cells
 from lbgnas.operations.candidates import FactorizedReduce, build_operation, relu_conv_norm
+from lbgnas.operations.channels import join_channels
 
 
 class Output(NamedTuple):
@@ -55,7 +56,7 @@ class StackedCell(nn.Module):
             outputs.append(value)
             if position % 2:
                 states.append(outputs[-2] + outputs[-1])
-        return torch.cat([states[index] for index in self.concat], 1)
+        return join_channels(*(states[index] for index in self.concat))
 
 
 class AuxiliaryHead(nn.Module):

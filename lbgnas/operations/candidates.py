@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lbgnas.errors import unknown
+from lbgnas.operations.channels import join_channels
+from lbgnas.operations.depthwise import DepthwiseConv
 from lbgnas.registry import OWN, Builder
 
 
@@ -13,14 +15,18 @@ def strided_pointwise(x: Tensor, weight: Tensor, offset: int) -> Tensor:
     """Convolve every second pixel of every second row, from `offset` on, by a 1x1 kernel.
 
     The pixels are picked first: on a CPU with several threads, torch's strided 1x1 convolution of very few channels
-    in channels-last order writes beyond its memory.
+    in channels-last order writes beyond its memory. The gradient has the order of x, too: mixed orders are slow.
 
     Args:
         x: (batch, channels in, height, width).
         weight: (channels out, channels in, 1, 1).
         offset: 0 or 1.
     """
-    return nn.functional.conv2d(x[:, :, offset::2, offset::2], weight)
+    if x.is_contiguous(memory_format=torch.channels_last):
+        picked = x.permute(0, 2, 3, 1)[:, offset::2, offset::2].permute(0, 3, 1, 2)
+    else:
+        picked = x[:, :, offset::2, offset::2]
+    return nn.functional.conv2d(picked, weight)
 
 
 class FactorizedReduce(nn.Module):
@@ -39,7 +45,7 @@ class FactorizedReduce(nn.Module):
         """Return the halved state."""
         active = torch.relu(x)
         halves = [strided_pointwise(active, self.conv_1.weight, 0), strided_pointwise(active, self.conv_2.weight, 1)]
-        output: Tensor = self.norm(torch.cat(halves, 1))
+        output: Tensor = self.norm(join_channels(*halves))
         return output
 
 
@@ -53,10 +59,9 @@ def relu_conv_norm(in_channels: int, out_channels: int, affine: bool = True) -> 
 
 
 def _depthwise(channels: int, kernel: int, stride: int, dilation: int, affine: bool) -> list[nn.Module]:
-    padding = dilation * (kernel - 1) // 2
     return [
         nn.ReLU(),
-        nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
+        DepthwiseConv(channels, kernel, stride, dilation),
         nn.Conv2d(channels, channels, 1, bias=False),
         nn.BatchNorm2d(channels, affine=affine),
     ]

@@ -89,6 +89,41 @@ def depthwise(x: Tensor, stride: int, dilations: tuple[int, ...], *weights: Tens
     return outputs
 
 
+FEW = 4
+"""Side of images that are convolved as products where a kernel is larger than they are."""
+
+
+class DepthwiseConv(torch.nn.Conv2d):
+    """A depthwise convolution (channels, 1, k, k) that a CPU is trained by at the speed of its arithmetic.
+
+    oneDNN's backward is several times slower than need be for dilated kernels, and for kernels larger than the image.
+    """
+
+    def __init__(self, channels: int, kernel: int, stride: int, dilation: int) -> None:
+        padding = dilation * (kernel // 2)
+        super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (batch, channels, height, width) divided by the stride."""
+        if not x.is_cpu or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return super().forward(x)
+        stride, dilation = self.stride[0], self.dilation[0]
+        height, width = x.shape[2:]
+        if max(height, width) <= FEW and dilation * (self.kernel_size[0] - 1) >= min(height, width):
+            return _as_products(x, self.weight, stride, dilation)
+        if dilation == 2:
+            return depthwise(x, stride, (dilation,), self.weight)[0]
+        return super().forward(x)
+
+
+def _as_products(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    batch, channels, height, width = x.shape
+    matrices = as_matrices(weight, dilation, stride, height, width)
+    outputs = torch.bmm(matrices, x.permute(1, 2, 3, 0).reshape(channels, height * width, batch))
+    images = outputs.view(channels, -(-height // stride), -(-width // stride), batch).permute(3, 0, 1, 2)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
 class _Spread:
     """A state repeated for several edges, made once for each number of edges."""
 

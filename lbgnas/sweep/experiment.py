@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,6 +22,8 @@ from lbgnas.sweep.plan import SweepSettings
 GUARD = Path(__file__).parent / "node_guard.cjs"
 TUNERS = {"grid": "GridSearch", "random": "Random", "tpe": "TPE"}
 POLL_SECONDS = 2.0
+START_TRIES = 60
+"""Of asking NNI's server, a second apart, whether it is up; NNI's own 3 are too few on a busy machine."""
 
 
 def configuration(sweep: SweepSettings, folder: Path, own: Path | None) -> Any:
@@ -89,6 +92,19 @@ def _guarded_node(everywhere: bool) -> Iterator[None]:
 
 
 @contextmanager
+def _patient_start() -> Iterator[None]:
+    """Wait longer than NNI does for its server to answer, before it is sent the experiment."""
+    from nni.experiment import launcher
+
+    kept = launcher._check_rest_server
+    launcher._check_rest_server = partial(kept, retry=START_TRIES)
+    try:
+        yield
+    finally:
+        launcher._check_rest_server = kept
+
+
+@contextmanager
 def _signals_raise() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted("stopped", number)
@@ -132,12 +148,13 @@ def run_experiment(
     failed = 0
     with _signals_raise(), _guarded_node(everywhere):
         try:
-            experiment.start(port)
+            with _patient_start():
+                experiment.start(port)
             say(f"NNI's page: http://127.0.0.1:{port}")
             failed = _watch(experiment, sweep.number_of_trials, say)
         except Interrupted as stopped:
             raise Interrupted(f"stopped; go on with --resume {folder}", stopped.signal_number) from None
-        except (RuntimeError, ConnectionError, TimeoutError) as error:
+        except (RuntimeError, OSError) as error:  # those of requests are OSErrors
             raise LbgnasError(f"NNI: {error}; its log is in {folder / 'nni'}") from None
         finally:
             node = getattr(experiment, "_proc", None)

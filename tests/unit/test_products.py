@@ -5,16 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.func import functional_call
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import subjects
 from benchmarks.counts import count_operations
 from benchmarks.reference.network import ReferenceNetwork
+from benchmarks.reference.stacked import ReferenceStacked
 from lbgnas.batch_statistics import BatchStatistics
 from lbgnas.grouping.hypergradient import Exact
 from lbgnas.grouping.objectives import cross_entropy
 from lbgnas.networks.conversion import reference_tensors as named_tensors
-from lbgnas.operations.depthwise import depthwise
+from lbgnas.operations.depthwise import DepthwiseConv, depthwise
 from lbgnas.operations.normalised import normalised
 from lbgnas.operations.orders import PIXELS, SAMPLES, Kernels, Way, order_for
 
@@ -163,3 +166,38 @@ def test_small_images_take_samples_last_and_large_ones_pixels():
     assert order_for(torch.empty(2, 1, 1, 1), 4, 4) is SAMPLES
     assert order_for(torch.empty(8, 1, 1, 1), 8, 8) is PIXELS
     assert order_for(torch.empty(64, 1, 1, 1), 16, 16) is PIXELS
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(2, 2), (3, 3), (4, 4), (4, 2), (8, 6)], ids=str)
+@pytest.mark.parametrize(("kernel", "dilation"), KERNELS)
+def test_a_depthwise_convolution_has_the_value_and_derivatives_of_torchs(kernel, dilation, size, stride):
+    own = DepthwiseConv(3, kernel, stride, dilation)
+    stock = nn.Conv2d(3, 3, kernel, stride, dilation * (kernel // 2), dilation, groups=3, bias=False)
+    stock.load_state_dict(own.state_dict())
+    x = leaf(4, 3, *size)
+    slope = leaf(*stock(x).shape, seed=1).detach()
+    close(own(x), stock(x))
+    close(*(torch.autograd.grad(net(x), [x, net.weight], slope) for net in (own, stock)))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dilation", "side", "call"), [(3, 2, 8, "_DepthwiseBackward"), (5, 1, 4, "aten::bmm")]
+)
+def test_a_depthwise_convolution_is_torchs_where_nothing_is_learned(kernel, dilation, side, call):
+    def calls(run):
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            run()
+        return {event.name for event in seen.events()}
+
+    net = DepthwiseConv(3, kernel, 1, dilation)
+    x = torch.randn(4, 3, side, side)
+    assert call in calls(lambda: net(x).sum().backward())
+    with torch.no_grad():
+        assert call not in calls(lambda: net(x))
+
+
+def test_the_plain_network_to_compare_with_has_torchs_convolutions():
+    parts = list(ReferenceStacked(subjects.stacked()).modules())
+    assert not any(isinstance(part, DepthwiseConv) for part in parts)
+    assert any(isinstance(part, nn.Conv2d) and part.dilation == (2, 2) for part in parts)
