@@ -32,7 +32,7 @@ class _Join(Function):
 def join_channels(*parts: Tensor) -> Tensor:
     """Return the channels of several images side by side; each part's gradient is a dense tensor of its own.
 
-    Torch's are views of one, of which a CPU takes the gradient of a batch norm five times slower.
+    Torch's are views of one, of which a CPU is slow to take the gradient of a batch norm.
 
     Args:
         parts: (batch, channels, height, width), channels may differ.
