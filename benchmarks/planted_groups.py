@@ -12,13 +12,12 @@ import argparse
 import json
 import statistics
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
-
-import torch
 
 from benchmarks.planted.methods import METHODS, SCOUTED, measured
 from benchmarks.planted.problems import PROBLEMS
+from benchmarks.workers import workers
 
 COLUMNS = {
     "error": "error %",
@@ -34,7 +33,6 @@ Row = dict[str, object]
 
 def run(problem: str, methods: list[str], seed: int, epochs: int | None) -> list[Row]:
     """Run methods that share their scouts."""
-    torch.set_num_threads(1)
     made = PROBLEMS[problem](seed)
     return [measured(made, method, seed, epochs) for method in methods]
 
@@ -103,7 +101,7 @@ def main() -> None:
         for problem in problems
         for methods in together([name for key, name, number in wanted if (key, number) == (problem, seed)])
     ]
-    with ProcessPoolExecutor(options.jobs) as pool:
+    with workers(options.jobs) as pool:
         todo = {
             pool.submit(run, problem, left, seed, 5 if options.quick else None): (problem, left, seed)
             for problem, methods, seed in jobs

@@ -17,13 +17,11 @@ import json
 import statistics
 import sys
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 
-import torch
-
 from benchmarks.real.methods import DATA, FULL, METHODS, QUICK, Scale, is_base, measured
-from lbgnas.engine.machine import prepare_cpu
+from benchmarks.workers import workers
 
 BASES = ("darts", "pcdarts", "pdarts", "darts-")
 COLUMNS = {
@@ -36,8 +34,8 @@ COLUMNS = {
     "min_share": "smallest share",
     "parameters": "parameters",
     "macs": "MACs",
-    "search_seconds": "search s",
-    "seconds": "training s",
+    "search_seconds": "search, CPU s",
+    "seconds": "training, CPU s",
 }
 Row = dict[str, object]
 Job = tuple[str, str, int]
@@ -51,8 +49,6 @@ def rows_of(path: Path) -> dict[tuple[str, str, int, str], Row]:
 
 def run_all(job: Job, methods: Iterable[str], scale: Scale, out: Path, path: Path) -> None:
     """Run the methods of one data set, base and seed one after the other: they share searches."""
-    prepare_cpu()
-    torch.set_num_threads(1)
     for method in methods:
         known = rows_of(path).get((*job, "base"))
         if known and is_base(method, job[0], job[2], scale):
@@ -130,7 +126,7 @@ def main() -> None:
     wanted = options.methods or list(METHODS)
     done = rows_of(path)
     jobs = [(data, base, seed) for seed in seeds for base in bases for data in options.data]
-    with ProcessPoolExecutor(options.jobs) as pool:
+    with workers(options.jobs) as pool:
         todo = {}
         for job in jobs:
             left = [
