@@ -68,7 +68,7 @@ def summary(rows: list[Row]) -> str:
     """Return one table of all problems: the error over seeds and, in brackets, the mean ARI of the gate."""
     problems = [name for name in PROBLEMS if any(row["problem"] == name for row in rows)]
     lines = ["| error % (ARI gate) | " + " | ".join(problems) + " |", "|" + " --- |" * (len(problems) + 1)]
-    for method in METHODS:
+    for method in [name for name in METHODS if any(row["method"] == name for row in rows)]:
         cells = []
         for problem in problems:
             own = [row for row in rows if (row["problem"], row["method"]) == (problem, method)]
