@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -70,10 +71,12 @@ def parse(
     argv: Sequence[str],
     about: str,
     estimated: bool = False,
+    threads: int | None = None,
 ) -> tuple[Schema, RunFlags]:
     """Return settings (a preset's, overlaid by --config, overlaid by flags) and the flags of the run.
 
-    `estimated` tools have the flag --estimate.
+    `estimated` tools have the flag --estimate. `threads` is what they take of the CPU where neither --threads nor
+    OMP_NUM_THREADS says it; None for all.
 
     Raises:
         LbgnasError: for unknown presets, keys and values, and for --resume beside settings.
@@ -93,7 +96,7 @@ def parse(
     _add(run, "--out", "FOLDER", "folder of the run (default: a new one in runs/)")
     _add(run, "--resume", "FOLDER", "folder of a stopped run to go on with")
     _add(run, "--device", "NAME", "auto, cpu, cuda or cuda:N (default: auto)")
-    _add(run, "--threads", "N", "CPU threads (default: all)")
+    _add(run, "--threads", "N", f"CPU threads (default: {threads or 'all'}, or OMP_NUM_THREADS)")
     if estimated:
         about = "take a few steps, print the time, memory and parameters of the whole run, keep nothing"
         run.add_argument("--estimate", dest="--estimate", action="store_true", default=argparse.SUPPRESS, help=about)
@@ -114,12 +117,18 @@ def parse(
         out=_path(flags["out"]),
         resume=_path(flags["resume"]),
         device=flags["device"] or "auto",
-        threads=None if flags["threads"] is None else whole_number("--threads", flags["threads"], 1),
+        threads=_threads(flags["threads"], threads),
         estimate=flags["estimate"] is not None,
     )
 
 
 _RUN_FLAGS = ("--preset", "--config", "--out", "--resume", "--device", "--threads", "--estimate")
+
+
+def _threads(given: str | None, default: int | None) -> int | None:
+    if given is not None:
+        return whole_number("--threads", given, 1)
+    return None if "OMP_NUM_THREADS" in os.environ else default
 
 
 def _path(given: str | None) -> Path | None:
@@ -176,7 +185,7 @@ def start_torch(device: str, threads: int | None, several: bool = False) -> torc
 
     Args:
         device: the name, or auto.
-        threads: of the CPU; None for all.
+        threads: of the CPU; None for what torch takes.
         several: whether several processes may share the work; each then takes the GPU of its number.
 
     Raises:

@@ -17,7 +17,7 @@ from lbgnas.ranks import started
 def run(argv: Sequence[str]) -> None:
     """Parse, train, measure, print."""
     began = time.perf_counter()
-    settings, flags = parse(EvaluationSettings, "evaluation", argv, __doc__, estimated=True)
+    settings, flags = parse(EvaluationSettings, "evaluation", argv, __doc__, estimated=True, threads=1)
     if flags.resume is None and not settings.genotype:
         raise LbgnasError("--genotype: needed; a file that a search wrote, or the name of a published one (DARTS_V2)")
     device = start_torch(flags.device, flags.threads, several=not flags.estimate)

@@ -16,7 +16,7 @@ from lbgnas.ranks import started
 def run(argv: Sequence[str]) -> None:
     """Parse, search, print."""
     began = time.perf_counter()
-    settings, flags = parse(SearchSettings, "search", argv, __doc__, estimated=True)
+    settings, flags = parse(SearchSettings, "search", argv, __doc__, estimated=True, threads=1)
     device = start_torch(flags.device, flags.threads, several=not flags.estimate)
     import torch
 
