@@ -226,11 +226,11 @@ def stacked() -> StackedNetwork:
 
 
 def ours_evaluation() -> Run:
-    return _evaluation(stacked().to(memory_format=torch.channels_last), True)
+    return _evaluation(stacked(), True)
 
 
 def compiled_evaluation() -> Run:
-    return _evaluation(torch.compile(stacked().to(memory_format=torch.channels_last)), True)
+    return _evaluation(torch.compile(stacked()), True)
 
 
 def reference_evaluation() -> Run:

@@ -60,6 +60,7 @@ class ReferenceStacked(nn.Module):
         super().__init__()
         self.stem, self.classifier = copy.deepcopy(own.stem), copy.deepcopy(own.classifier)
         self.cells = nn.ModuleList(Cell(cell) for cell in own.cells)
+        self.to(memory_format=torch.contiguous_format)
 
     def forward(self, images: Tensor) -> Tensor:
         older, last = self.stem(images)

@@ -182,7 +182,7 @@ class Evaluation(Run):
         torch.manual_seed(derive_seed(self.settings.seed, "network", index) % 2**63)
         cells, channels = self.sizes[index]
         network = self._build(self.cells[index], cells, channels, self.settings.auxiliary_weight > 0)
-        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return network.to(self.device)
 
     def _optimizer(self) -> torch.optim.SGD:
         weights = self.settings.weights

@@ -143,6 +143,8 @@ class StackedNetwork(nn.Module):
             second = stem == "cifar" if auxiliary_norm is None else auxiliary_norm
             self.auxiliary_head = AuxiliaryHead(widths[self.auxiliary_cell], num_classes, stem, second)
         self.classifier = nn.Linear(widths[-1], num_classes)
+        # The quicker order in memory, and one order wherever it is loaded: another one may round differently.
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Output:
         """Return logits, and auxiliary logits in training where there is a head."""

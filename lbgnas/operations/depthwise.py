@@ -105,7 +105,8 @@ class DepthwiseConv(torch.nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (batch, channels, height, width) divided by the stride."""
-        if not x.is_cpu or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        learning = self.training and torch.is_grad_enabled()
+        if not x.is_cpu or not learning or torch.compiler.is_compiling():
             return super().forward(x)
         stride, dilation = self.stride[0], self.dilation[0]
         height, width = x.shape[2:]
@@ -119,7 +120,8 @@ class DepthwiseConv(torch.nn.Conv2d):
 def _as_products(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     batch, channels, height, width = x.shape
     matrices = as_matrices(weight, dilation, stride, height, width)
-    outputs = torch.bmm(matrices, x.permute(1, 2, 3, 0).reshape(channels, height * width, batch))
+    pixels = x.permute(1, 2, 3, 0).contiguous().view(channels, height * width, batch)  # one order, one rounding
+    outputs = torch.bmm(matrices, pixels)
     images = outputs.view(channels, -(-height // stride), -(-width // stride), batch).permute(3, 0, 1, 2)
     return images.contiguous(memory_format=torch.channels_last)
 
