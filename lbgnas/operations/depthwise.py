@@ -105,8 +105,8 @@ class DepthwiseConv(torch.nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (batch, channels, height, width) divided by the stride."""
-        learning = self.training and torch.is_grad_enabled()
-        if not x.is_cpu or not learning or torch.compiler.is_compiling():
+        learned = x.is_cpu and self.training and torch.is_grad_enabled()
+        if not learned or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         stride, dilation = self.stride[0], self.dilation[0]
         height, width = x.shape[2:]

@@ -197,6 +197,17 @@ def test_a_depthwise_convolution_is_torchs_where_nothing_is_learned(kernel, dila
         assert call not in calls(lambda: net(x))
 
 
+@pytest.mark.parametrize(("kernel", "dilation", "side"), [(3, 2, 8), (5, 1, 4)])
+def test_a_depthwise_convolution_is_torchs_under_autocast(kernel, dilation, side):
+    net = DepthwiseConv(3, kernel, 1, dilation).float()
+    x = torch.randn(4, 3, side, side, dtype=torch.float32, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = net(x)
+    assert y.dtype == torch.bfloat16
+    y.sum().backward()
+    assert net.weight.grad.dtype == x.grad.dtype == torch.float32
+
+
 def test_the_plain_network_to_compare_with_has_torchs_convolutions():
     parts = list(ReferenceStacked(subjects.stacked()).modules())
     assert not any(isinstance(part, DepthwiseConv) for part in parts)
