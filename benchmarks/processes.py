@@ -7,11 +7,12 @@ the first epoch; the evaluation is an ensemble of one published cell, so that bo
 epoch is timed with its end (measures, records, checkpoint). The steps of a search are also timed one by one: digits
 give six of them an epoch, real data hundreds, and a machine that others use changes less within a step.
 
-The cores of such a machine are not equally fast, slow each other down, and change. So two processes hold the run three
-times: each its own, and one shared. A round is an epoch (or a step) by the first alone, by the second alone, by each
-its own at the same time, and the shared one. All rates are told in those of one process alone, the mean over both
-cores: two runs beside each other show what the machine has to give, the shared run what becomes of it. The first round
-warms up. Where others take a core away for long, --clock cpu counts the CPU time of each process instead, and of the
+The cores of such a machine are not equally fast, slow each other down, and change. So two processes hold the run
+three times: each its own, and one shared. A round is an epoch (or a step) by the first alone, by the second alone, by
+each its own at the same time, and the shared one. All rates are told in those of one process alone, the mean over
+both cores: two runs beside each other show what the machine has to give, the shared run what becomes of it. The first
+round warms up. Told are the median over rounds and the ratio of the best rounds, in which others took least of the
+machine. Where others take a core away for long, --clock cpu counts the CPU time of each process instead, and of the
 shared run's the longer: what a machine of one's own would need, but for the time in which both wait.
 """
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 MARK = "measured: "
 STEPS = 6
 """Rounds of the steps to a round of epochs."""
+EPOCHS = 8
+"""Of an evaluation in a round; two processes meet after them."""
 Part = Callable[[], None]
 
 
@@ -82,29 +85,31 @@ def search_step(
     return step, len(run.split.train) // run.steps
 
 
-def evaluation_epoch(ranks: Ranks, folder: Path, rounds: int, *_: object) -> tuple[Part, int]:
-    """Return what runs the next epoch of both experts of an evaluation, and its samples."""
+def evaluation_epochs(ranks: Ranks, folder: Path, rounds: int, *_: object) -> tuple[Part, int]:
+    """Return what trains both experts of an evaluation for some epochs each, and the samples of that."""
     from lbgnas.config import EvaluationSettings, load_preset, merged
     from lbgnas.engine.evaluate import Evaluation
     from lbgnas.engine.interrupts import Interrupts
     from lbgnas.engine.run_folder import Metrics, Unwritten
 
-    own = {"genotype": "PC_DARTS_cifar", "ensemble": 2, "epochs": rounds}
+    own = {"genotype": "PC_DARTS_cifar", "ensemble": 2, "epochs": 2 * EPOCHS * rounds}
     settings = EvaluationSettings(**merged(load_preset("quick", "evaluation"), own))
     run, interrupts = Evaluation(settings, folder, ranks=ranks), Interrupts()
     metrics = Metrics(folder, ()) if ranks.first else Unwritten()
 
-    def epoch() -> None:
-        for _ in range(2 // ranks.count):
+    def epochs() -> None:
+        together = EPOCHS if ranks.count > 1 else 1
+        for _ in range(2 * EPOCHS // (ranks.count * together)):
+            run.epochs_alone = together  # what ten seconds are enough for, the same in every round
             run._run_epochs(interrupts, metrics)
 
-    return epoch, sum(map(len, run.own))
+    return epochs, EPOCHS * sum(map(len, run.own))
 
 
 PARTS: dict[str, Callable[..., tuple[Part, int]]] = {
     "search": search_epoch,
     "step": search_step,
-    "evaluation": evaluation_epoch,
+    "evaluation": evaluation_epochs,
 }
 
 
@@ -195,7 +200,9 @@ def _tell(what: str, samples: int, seconds: list[list[list[float]]]) -> None:
     for name, rates in {"two runs at once": beside, "one run of two": shared}.items():
         ratios = [rate / own for rate, own in zip(rates, alone, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-        print(f"    {name}: {middle:.2f} times that (quartiles {low:.2f} to {high:.2f})", flush=True)
+        best = max(rates) / max(alone)
+        spread = f"quartiles {low:.2f} to {high:.2f}"
+        print(f"    {name}: {middle:.2f} times that ({spread}); best of each {best:.2f}", flush=True)
 
 
 if __name__ == "__main__":

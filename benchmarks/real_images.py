@@ -110,7 +110,7 @@ def plot(rows: list[Row], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one seed of one base on few images: does it run?")
-    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
+    parser.add_argument("--data", nargs="+", choices=DATA, default=["coloured-fashion-mnist", "fashion-mnist"])
     parser.add_argument("--bases", nargs="+", choices=BASES, default=["darts", "pcdarts"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="NAME", help="; ".join(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+")

@@ -14,6 +14,7 @@ import torch
 
 from lbgnas.config import EvaluationSettings, SearchSettings
 from lbgnas.engine.evaluate import Evaluation
+from lbgnas.engine.reporting import Reporter
 from lbgnas.engine.search import Search
 from lbgnas.errors import LbgnasError
 from lbgnas.grouping.adaptation import Adaptation, find_distance
@@ -222,7 +223,7 @@ def stages(ranks, folder: Path) -> None:
     shared = Search(SearchSettings(**settings), place, ranks=ranks)
     result = shared.run()
     assert result.cells == alone.architectures()
-    assert abs(result.validation_accuracy - alone.validation_accuracy()) < 1e-9
+    assert abs(result.validation_accuracy - alone.validated()[0]) < 1e-9
     assert_close(alone.learner.state_dict(), shared.learner.state_dict())
     assert_close(metrics(alone.folder), metrics(place))
 
@@ -250,10 +251,23 @@ def poisoned(ranks, folder: Path) -> None:
     assert all(value.isfinite().all() for own in again.learner.state_dict()["experts"] for value in own.values())
 
 
+class Told(Reporter):
+    """Counts the steps that a bar would show."""
+
+    def __init__(self) -> None:
+        self.total = self.steps = 0
+
+    def begin(self, title, total_steps, done_steps) -> None:
+        self.total = total_steps
+
+    def step(self, values) -> None:
+        self.steps += 1
+
+
 def evaluations(ranks, folder: Path) -> None:
     """An ensemble of three in two processes, one of them without work in the end."""
     settings = EvaluationSettings(
-        genotype="PC_DARTS_cifar", ensemble=3, limit=40, epochs=2, batch_size=16, layers=3, channels=4, cutout=2
+        genotype="PC_DARTS_cifar", ensemble=3, limit=40, epochs=4, batch_size=16, layers=3, channels=4, cutout=2
     )
     place = folder / f"evaluation{ranks.rank}"
     place.mkdir()
@@ -261,12 +275,15 @@ def evaluations(ranks, folder: Path) -> None:
     measures = alone.run()
     place = folder / "evaluation"
     place.mkdir(exist_ok=True)
-    shared = Evaluation(settings, place, ranks=ranks)
+    told = Told()
+    shared = Evaluation(settings, place, report=told, ranks=ranks)
     assert_close(measures.to_dict(), shared.run().to_dict())
     for left, right in zip(alone.networks, shared.networks, strict=True):
         assert_close(left.state_dict(), right.state_dict())
     records = sorted(metrics(place), key=lambda record: record["epoch"])
     assert_close(metrics(alone.folder), records)
+    assert shared.epochs_alone > 1
+    assert told.steps == told.total == sum(alone.steps(index) for index in range(3)) * 4
 
 
 if __name__ == "__main__":

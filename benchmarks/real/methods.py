@@ -42,12 +42,12 @@ class Scale:
 
     search_images: int = 2000
     search_batch: int = 128
-    search_epochs: int = 4
+    search_epochs: int = 2
     architecture_rate: float = 3e-3
     supernet_channels: int = 8
     gate_width: int = 4
     images: int | None = None
-    epochs: int = 2
+    epochs: int = 1
     cells: int = 3
     parameters: int = 24_000
 

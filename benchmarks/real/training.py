@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lbgnas.data.batches import Batch, batches, ends_alone
+from lbgnas.data.batches import Batch, batches, ends_alone, num_steps
 from lbgnas.data.image_data import ImageData
 from lbgnas.data.seeds import derive_seed
 from lbgnas.engine.schedules import cosine
@@ -50,16 +50,18 @@ class GroupDro:
 
 
 def train(network: nn.Module, data: ImageData, rows: Tensor, loss: Loss, epochs: int, seed: int) -> nn.Module:
-    """Train by SGD with a cosine on rows of a pool, augmented, and return the network in evaluation mode."""
+    """Train by SGD, its rate a cosine over the steps, on augmented rows of a pool; return the network to evaluate."""
     optimizer = torch.optim.SGD(network.parameters(), RATE, MOMENTUM, weight_decay=DECAY)
     network.train()
     torch.manual_seed(derive_seed(seed, "training") % 2**63)
     lonely = ends_alone(len(rows), BATCH)
+    steps, step = epochs * num_steps(len(rows), BATCH, lonely), 0
     for epoch in range(epochs):
-        optimizer.param_groups[0]["lr"] = cosine(RATE, 0.0, epoch, epochs)
         words = ("training", epoch)
         stream = batches(data, rows, BATCH, seed=seed, words=words, augment=True, drop_last=lonely, channels_last=True)
         for batch in stream:
+            optimizer.param_groups[0]["lr"] = cosine(RATE, 0.0, step, steps)
+            step += 1
             each = F.cross_entropy(network(batch.images).logits, batch.labels, reduction="none")
             optimizer.zero_grad()
             loss(each, batch).backward()

@@ -43,6 +43,8 @@ from lbgnas.networks.stacked import StackedNetwork
 from lbgnas.ranks import ALONE, Ranks
 
 RESULTS, PREDICTIONS = "results.json", "predictions.csv"
+MEETING_SECONDS = 10.0
+"""Processes train so long before they wait for each other: their cores are not equally fast from second to second."""
 
 
 class Progress(NamedTuple):
@@ -137,6 +139,7 @@ class Evaluation(Run):
         self.networks = [self._network(index) for index in range(len(self.cells))]
         self.passes = compiled(self.networks, self.device) if settings.compile else list(self.networks)
         self.progress = [Progress() for _ in self.cells]
+        self.epochs_alone = 1
         self.take_up(self._next())
         self.start(resume)
 
@@ -248,11 +251,11 @@ class Evaluation(Run):
 
         Raises:
             Interrupted: after Ctrl-C or SIGTERM; the checkpoint is written.
-            LbgnasError: for a loss that is not finite; the last epoch's checkpoint remains.
+            LbgnasError: for a loss that is not finite; the last checkpoint remains.
         """
         epochs = self.settings.epochs
         total = sum(self.steps(index) for index in range(len(self.own))) * epochs
-        done = sum(self.steps(index) * own.epoch + own.step for index, own in enumerate(self.progress))
+        done = sum(self._taken())
         self._tell_sizes()
         records = {index * epochs + epoch for index, own in enumerate(self.progress) for epoch in range(own.epoch)}
         with self.under_way("evaluate", total, done, records) as (interrupts, metrics):
@@ -287,17 +290,22 @@ class Evaluation(Run):
             self.optimizer.load_state_dict(state)
 
     def _run_epochs(self, interrupts: Interrupts, metrics: Metrics) -> None:
-        """Train one epoch of one expert in each process, and write down what all have."""
-        record = self._train_epoch(interrupts) if self.expert < len(self.networks) else None
-        records = [each for each in self.ranks.gathered(record) if each is not None]
+        """Train an epoch of one expert, or several in each of several processes, and write down what all have."""
+        records = [each for part in self.ranks.gathered(self._train_epochs(interrupts)) for each in part]
+        records.sort(key=lambda each: int(each["expert_epoch"]))
         for each in records:
             metrics.write(each)
-            if not self.ranks.owns(each["expert"]):
-                self._tell_steps(each)
+        taken = self._taken()
         self.save()
+        # The own steps were told as they were taken.
+        for index, (before, now) in enumerate(zip(taken, self._taken(), strict=True)):
+            for _ in range(0 if self.ranks.owns(index) else now - before):
+                self.report.step({})
         for each in records:
             line = f"expert {each['expert']} | epoch {each['expert_epoch'] + 1}/{self.settings.epochs}"
             self.report.epoch(f"{line} | loss {each['loss']:.3f} | {each['seconds']:.1f}s", each)
+        if self.ranks.count > 1 and records:
+            self.epochs_alone = max(1, int(MEETING_SECONDS / max(each["seconds"] for each in records)))
         received = self.ranks.signal(interrupts.received)
         if received is not None:
             done, total = (sum(parts) for parts in zip(*map(self._epochs, range(len(self.networks))), strict=True))
@@ -305,14 +313,25 @@ class Evaluation(Run):
         if self.epoch == self.settings.epochs:
             self.take_up(self._next())
 
+    def _train_epochs(self, interrupts: Interrupts) -> list[dict[str, Any]]:
+        """Train epochs of the expert under way until all meet, and return their records."""
+        records: list[dict[str, Any]] = []
+        if self.expert == len(self.networks):
+            return records
+        while len(records) < self.epochs_alone and self.epoch < self.settings.epochs:
+            record = self._train_epoch(interrupts)
+            if record is not None:
+                records.append(record)
+            if interrupts.received is not None:
+                break
+        return records
+
     def _epochs(self, index: int) -> tuple[int, int]:
         return self.progress[index].epoch, self.settings.epochs if self.trained[index] else 0
 
-    def _tell_steps(self, record: Mapping[str, Any]) -> None:
-        """Move the bar by the steps that another process took."""
-        index = record["expert"]
-        for _ in range(self.steps(index) - self.progress[index].step):
-            self.report.step({"loss": record["loss"]})
+    def _taken(self) -> list[int]:
+        """Return the steps of each expert that all processes know of."""
+        return [self.steps(index) * own.epoch + own.step for index, own in enumerate(self.progress)]
 
     def _train_epoch(self, interrupts: Interrupts) -> dict[str, Any] | None:
         """Take the steps left of the epoch under way; return its record, None if a signal came before its end."""
@@ -376,7 +395,7 @@ class Evaluation(Run):
         if not math.isfinite(value):
             raise NonFinite(
                 f"expert {self.expert}, epoch {self.epoch + 1}, step {self.step_in_epoch + 1}: the training loss is "
-                f"{value}; lower weights.rate or look at the data; the last epoch's state is in "
+                f"{value}; lower weights.rate or look at the data; the last checkpoint is "
                 f"{self.folder / CHECKPOINT}"
             )
         self.optimizer.zero_grad()

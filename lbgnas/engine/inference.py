@@ -112,21 +112,9 @@ def answers(
     return Answers(probs, routed, every if all_experts else None, labels)
 
 
-def expert_agreement(
-    gate: nn.Module | None,
-    experts: Sequence[nn.Module],
-    data: ImageData,
-    ids: Tensor,
-    device: torch.device,
-    multiple: int = 4,
-    ranks: Ranks = ALONE,
-) -> float | None:
-    """Return the share of samples for which all experts give the same answer, None for one expert alone."""
-    if len(experts) == 1:
-        return None
-    found = answers(gate, experts, data, ids, device, all_experts=True, multiple=multiple, ranks=ranks)
-    assert found.experts is not None
-    labels = found.experts.argmax(2)
+def agreement(experts: Tensor) -> float:
+    """Return the share of samples for which all experts give the same answer; logits (N, K, classes)."""
+    labels = experts.argmax(2)
     return float((labels == labels[:, :1]).all(1).float().mean())
 
 

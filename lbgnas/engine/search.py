@@ -20,7 +20,7 @@ from lbgnas.data.sources import open_pool
 from lbgnas.data.split import Split, load_split, make_split, save_split
 from lbgnas.engine.checkpoint import to_device
 from lbgnas.engine.collapse import collapse_notes
-from lbgnas.engine.inference import accuracy, answers, expert_agreement, gate_groups
+from lbgnas.engine.inference import accuracy, agreement, answers, gate_groups
 from lbgnas.engine.interrupts import Interrupted, Interrupts
 from lbgnas.engine.plan import Plan, build_experts, build_learner, space_of, told_size
 from lbgnas.engine.record import add_losses, cell_record, epoch_line, epoch_means, group_record
@@ -225,7 +225,7 @@ class Search(Run):
             while self.epoch < self.plan.epochs:
                 self._run_epoch(interrupts, metrics)
         path, cells = self.write_result()
-        return SearchResult(path, cells, self.validation_accuracy())
+        return SearchResult(path, cells, self.validated()[0])
 
     def wants_scouts(self) -> bool:
         """Return whether the settings ask for scouts that groups could use."""
@@ -331,12 +331,29 @@ class Search(Run):
         pairs = zip(self.spaces, self.alphas(), strict=True)
         return tuple(self.base.derive(space, own, self.plan.max_skips) for space, own in pairs)
 
-    def validation_accuracy(self) -> float:
-        """Return the top-1 routed accuracy on the validation half, running statistics, unaugmented."""
-        learner, ids, multiple = self.learner, self.split.validation, self.plan.size_multiple
-        experts = learner.experts.modules
-        found = answers(learner.gate, experts, self.data, ids, self.device, multiple=multiple, ranks=self.ranks)
-        return accuracy(found.routed, found.labels)
+    def validated(self) -> tuple[float, float | None]:
+        """Return the top-1 routed accuracy on the validation half, and how often all of several experts agree on it.
+
+        With running statistics, unaugmented. All experts are asked for the first samples only.
+        """
+        learner, ids = self.learner, self.split.validation
+        asked = 0 if len(self.spaces) == 1 else AGREEMENT_SAMPLES
+        found = [
+            answers(
+                learner.gate,
+                learner.experts.modules,
+                self.data,
+                some,
+                self.device,
+                all_experts=every,
+                multiple=self.plan.size_multiple,
+                ranks=self.ranks,
+            )
+            for some, every in ((ids[:asked], True), (ids[asked:], False))
+            if len(some)
+        ]
+        routed, labels = (torch.cat(parts) for parts in zip(*((own.routed, own.labels) for own in found), strict=True))
+        return accuracy(routed, labels), None if found[0].experts is None else agreement(found[0].experts)
 
     def record(self, levels: Levels, seconds: float) -> dict[str, Any]:
         """Return what metrics.jsonl keeps of the epoch under way."""
@@ -344,22 +361,19 @@ class Search(Run):
         logits = learner.assignment_logits
         probs = gate_groups(learner.gate, self.data, ids, self.device, multiple)
         shares = group_record(probs, None if logits is None else logits[ids.to(logits.device)])
-        some = self.split.validation[:AGREEMENT_SAMPLES]
-        agreement = expert_agreement(
-            learner.gate, learner.experts.modules, self.data, some, self.device, multiple, self.ranks
-        )
+        accurate, agree = self.validated()
         last = self.epoch + 1 == self.plan.epochs  # untrained experts agree as well
         return {
             "epoch": self.epoch,
             "stage": self.plan.place(self.epoch)[0],
             **epoch_means(self.sums, self.steps),
-            "validation_accuracy": self.validation_accuracy(),
+            "validation_accuracy": accurate,
             **shares,
             "rate": levels.experts.rate,
             "architecture_learned": levels.architecture,
             **cell_record(self.architectures()),
-            "expert_agreement": agreement,
-            "notes": collapse_notes(shares["group_share"], agreement if last else None),
+            "expert_agreement": agree,
+            "notes": collapse_notes(shares["group_share"], agree if last else None),
             "seconds": seconds,
         }
 

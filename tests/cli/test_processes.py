@@ -98,7 +98,7 @@ def test_an_evaluation_is_stopped_and_gone_on_with_by_other_numbers_of_processes
     folder, _, _ = whole
     place = tmp_path / "run"
     process = torchrun(
-        "evaluate", "--genotype", folder / "search" / "genotype.json", *EVALUATE, "--epochs", 3, "--out", place
+        "evaluate", "--genotype", folder / "search" / "genotype.json", *EVALUATE, "--epochs", 12, "--out", place
     )
     wait_for(place, 1, process)
     process.send_signal(signal.SIGTERM)
@@ -114,7 +114,7 @@ def test_an_evaluation_is_stopped_and_gone_on_with_by_other_numbers_of_processes
     assert_close(state(folder, once), state(folder, place))
     for name in ("results.json", "predictions.csv", "expert0.safetensors", "expert1.safetensors"):
         assert (once / name).read_bytes() == (place / name).read_bytes(), name
-    assert sorted(record["epoch"] for record in metrics(place)) == list(range(6))
+    assert sorted(record["epoch"] for record in metrics(place)) == list(range(24))
 
 
 def test_more_processes_than_experts_are_refused(tmp_path):
