@@ -86,25 +86,31 @@ def table(rows: list[Row]) -> str:
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Draw each method's error and worst cell, a dot a seed."""
+    """Draw each method's error and worst cell: a dot a seed, a line for the mean."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     panels = list(dict.fromkeys((row["data"], row["base"]) for row in rows))
-    figure, axes = pyplot.subplots(len(panels), 2, figsize=(11, 3.2 * len(panels)), squeeze=False, sharey="row")
+    names = list(reversed(METHODS))
+    figure, axes = pyplot.subplots(len(panels), 2, figsize=(11, 3.2 * len(panels)), squeeze=False, sharey=True)
     for line, (data, base) in zip(axes, panels, strict=True):
         for axis, name in zip(line, ("error", "worst_cell"), strict=True):
-            for place, method in enumerate(reversed(METHODS)):
-                own = [row for row in rows if (row["data"], row["base"], row["method"]) == (data, base, method)]
-                values = [float(str(row[name])) for row in own if row[name] is not None]
-                axis.plot(values, [place] * len(values), "o", alpha=0.6)
-            axis.set_yticks(range(len(METHODS)), list(reversed(METHODS)))
+            own = [row for row in rows if (row["data"], row["base"]) == (data, base) and row[name] is not None]
+            axis.set_visible(bool(own))
+            for method in {str(row["method"]) for row in own}:
+                values = [float(str(row[name])) for row in own if row["method"] == method]
+                place = names.index(method)
+                axis.plot(values, [place] * len(values), "o", color=f"C{place}", alpha=0.6)
+                axis.vlines(statistics.mean(values), place - 0.35, place + 0.35, color=f"C{place}")
+            axis.set_yticks(range(len(names)), names)
+            axis.set_ylim(-0.7, len(names) - 0.3)
             axis.set_xlabel(f"{data}, {base}: {COLUMNS[name]}")
             axis.grid(axis="x", alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=80)
+    pyplot.close(figure)
 
 
 def main() -> None:
