@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import warnings
 from collections.abc import Mapping
@@ -110,9 +111,8 @@ def searched(method: Method, data: str, base: str, seed: int, scale: Scale, runs
     path, spent = folder / GENOTYPE, runs / f"{folder.name}.seconds"
     if not (path.exists() and spent.exists()):
         started = time.process_time()
-        for file in folder.glob("*"):
-            if file.is_file():
-                file.unlink()
+        if folder.exists():  # a search that was cut off
+            shutil.rmtree(folder)
         api.search(
             folder,
             base=base,
