@@ -225,7 +225,9 @@ class Search(Run):
             while self.epoch < self.plan.epochs:
                 self._run_epoch(interrupts, metrics)
         path, cells = self.write_result()
-        return SearchResult(path, cells, self.validated()[0])
+        # Nothing was learned since the last epoch's record; a run resumed at its end has none.
+        accurate = self.last_record["validation_accuracy"] if self.last_record else self.validated()[0]
+        return SearchResult(path, cells, accurate)
 
     def wants_scouts(self) -> bool:
         """Return whether the settings ask for scouts that groups could use."""
