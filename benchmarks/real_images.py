@@ -1,7 +1,7 @@
 """Do learned groups help on real images? Search, train and measure; print a table for each data set.
 
     python -m benchmarks.real_images [--quick] [--data NAME ...] [--bases darts pcdarts] [--methods NAME ...] \\
-        [--seeds 0 1 2 3 4] [--out runs/real-images] [--json FILE] [--plot FILE]
+        [--seeds 0 1 2 3 4] [--epochs 1] [--out runs/real-images] [--json FILE] [--plot FILE]
 
 Fashion-MNIST at 12 pixels, plain, or in two classes with a synthetic attribute that agrees with the label for 95 % of
 the pool and half of the test split. Every method has the same recipe on 11/12 of the pool; the rest is for validation
@@ -13,6 +13,7 @@ process has one thread.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import sys
@@ -31,8 +32,6 @@ COLUMNS = {
     "dp": "DP",
     "deo_sum": "deo_sum",
     "ari": "ARI",
-    "min_share": "smallest share",
-    "parameters": "parameters",
     "macs": "MACs",
     "search_seconds": "search, CPU s",
     "seconds": "training, CPU s",
@@ -63,7 +62,7 @@ def cell(rows: list[Row], name: str) -> str:
     values = [float(str(row[name])) for row in rows if row[name] is not None]
     if not values:
         return ""
-    if name in ("parameters", "macs"):
+    if name == "macs":
         return f"{statistics.mean(values):,.0f}"
     digits = 0 if "seconds" in name else 1 if name in ("error", "validation_error", "worst_cell") else 3
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
@@ -76,7 +75,7 @@ def table(rows: list[Row]) -> str:
         own = [row for row in rows if (row["data"], row["base"]) == (data, base)]
         seeds = ", ".join(sorted({str(row["seed"]) for row in own}))
         shown = [name for name in COLUMNS if any(row[name] is not None for row in own)]
-        lines += [f"\n### {data}, {base} (seeds {seeds})\n"]
+        lines += [f"\n## {data}, {base} (seeds {seeds})\n"]
         lines += ["| method | " + " | ".join(COLUMNS[name] for name in shown) + " |", "|" + " --- |" * (len(shown) + 1)]
         for method in METHODS:
             found = [row for row in own if row["method"] == method]
@@ -120,6 +119,7 @@ def main() -> None:
     parser.add_argument("--bases", nargs="+", choices=BASES, default=["darts", "pcdarts"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="NAME", help="; ".join(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--epochs", type=int, help="of training (default: 1; with --quick 2)")
     parser.add_argument("--out", type=Path, default=Path("runs/real-images"), help="folder of the searches")
     parser.add_argument("--json", type=Path, help="file of rows, one JSON object a line (default: rows.jsonl in --out)")
     parser.add_argument("--plot", type=Path, help="write a picture of the rows")
@@ -130,7 +130,15 @@ def main() -> None:
     seeds = options.seeds or ([0] if options.quick else [0, 1, 2, 3, 4])
     bases = ["pcdarts"] if options.quick else options.bases
     wanted = options.methods or list(METHODS)
+    scale = QUICK if options.quick else FULL
+    if options.epochs is not None:
+        if options.epochs < 1:
+            parser.error(f"--epochs {options.epochs}: must be at least 1")
+        scale = dataclasses.replace(scale, epochs=options.epochs)
     done = rows_of(path)
+    others = {row["epochs"] for row in done.values()} - {scale.epochs}
+    if others:
+        parser.error(f"{path} has rows of training for {others.pop()} epochs, not {scale.epochs}: name another --json")
     jobs = [(data, base, seed) for seed in seeds for base in bases for data in options.data]
     with workers(options.jobs) as pool:
         todo = {}
@@ -140,7 +148,6 @@ def main() -> None:
                 for name in wanted
                 if (*job, name) not in done and not (METHODS[name].told and job[0] == "fashion-mnist")
             ]
-            scale = QUICK if options.quick else FULL
             todo[pool.submit(run_all, job, left, scale, options.out, path)] = job
         for count, future in enumerate(as_completed(todo), 1):
             future.result()

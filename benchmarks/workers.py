@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 
 _PARENT_DEATH_SIGNAL = 1
 
@@ -21,6 +23,11 @@ def _begin() -> None:
     torch.set_num_threads(1)
 
 
-def workers(count: int) -> ProcessPoolExecutor:
-    """Return a pool of so many of them."""
-    return ProcessPoolExecutor(count, initializer=_begin)
+@contextmanager
+def workers(count: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of so many of them; after an error no further job begins."""
+    pool = ProcessPoolExecutor(count, initializer=_begin)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=sys.exc_info()[0] is not None)

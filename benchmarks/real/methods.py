@@ -68,6 +68,7 @@ class Method:
         balanced: whether classes weigh the same inside each expert's group.
         clusters: whether k-means splits the pool, with the architecture of the search for every expert.
         told: whether the attribute is known in training (Group DRO).
+        half: whether there are half of the parameters: a single network that costs what one of two experts does.
     """
 
     grouping: str = "none"
@@ -75,12 +76,14 @@ class Method:
     balanced: bool = False
     clusters: bool = False
     told: bool = False
+    half: bool = False
 
 
 CLASS = {"expert_balance": "class"}
 FROZEN = {"assignments": {"frozen": True}}
 METHODS = {
     "base": Method(),
+    "base, half the parameters": Method(half=True),
     "base, class-balanced": Method(balanced=True),
     "group DRO (told the attribute)": Method(told=True),
     "k-means": Method(clusters=True),
@@ -186,7 +189,8 @@ def measured(data: str, base: str, name: str, seed: int, scale: Scale, runs: Pat
         chosen = gate
     group = gate_groups(chosen, pool, rows, torch.device("cpu")).argmax(1)
     experts: list[nn.Module] = []
-    each = (scale.parameters - (count_parameters(chosen) if chosen else 0)) / len(cells)
+    wanted = scale.parameters / (2 if method.half else 1)
+    each = (wanted - (count_parameters(chosen) if chosen else 0)) / len(cells)
     for index, cell in enumerate(cells):
         torch.manual_seed(derive_seed(seed, "network", index) % 2**63)
         own, expert = rows[group == index], network(cell, each, pool, scale.cells)
@@ -208,6 +212,7 @@ def measured(data: str, base: str, name: str, seed: int, scale: Scale, runs: Pat
         "base": base,
         "method": name,
         "seed": seed,
+        "epochs": scale.epochs,
         "validation_error": _error(chosen, experts, pool, held),
         **_test_row(chosen, experts, opened(data, "test", scale)),
         "min_share": float(shares.min()),

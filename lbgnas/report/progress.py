@@ -43,11 +43,11 @@ class Console(Reporter):
         self.bar.start()
 
     def step(self, values: Mapping[str, float]) -> None:
-        """Move the bar."""
+        """Move the bar; without values it goes on showing the last ones."""
         self.done += 1
         if self.bar is not None:
             text = " ".join(f"{name.removesuffix('_loss')} {value:.3f}" for name, value in values.items())
-            self.bar.update(self.task, advance=1, values=text)
+            self.bar.update(self.task, advance=1, **({"values": text} if values else {}))
 
     def epoch(self, line: str, record: Mapping[str, Any]) -> None:
         """Print the epoch's line."""
