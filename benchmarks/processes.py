@@ -1,6 +1,7 @@
 """What a second process brings: samples a second of search and evaluation with one and with two, one thread each.
 
     python -m benchmarks.processes [--rounds 8] [--only step] [--clock cpu] [--channels 16]
+    python -m benchmarks.processes --only work
 
 Two experts at the sizes of the preset quick (or with other channels in the search), coloured digits. A is learned from
 the first epoch; the evaluation is an ensemble of one published cell, so that both processes have equally much to do. An
@@ -14,6 +15,9 @@ both cores: two runs beside each other show what the machine has to give, the sh
 round warms up. Told are the median over rounds and the ratio of the best rounds, in which others took least of the
 machine. Where others take a core away for long, --clock cpu counts the CPU time of each process instead, and of the
 shared run's the longer: what a machine of one's own would need, but for the time in which both wait.
+
+First it counts what a step of a search does (work): tensor operations and the floating-point operations of convolutions
+and matrix products, of one process and of the busier of two. That is exact, and the most that can be gained.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from collections.abc import Callable
 from itertools import chain, count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.clocks import CLOCKS
 from lbgnas.ranks import ALONE, Ranks, started
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from lbgnas.engine.search import Search
 
 MARK = "measured: "
+WORK = "work"
 STEPS = 6
 """Rounds of the steps to a round of epochs."""
 EPOCHS = 8
@@ -106,6 +111,19 @@ def evaluation_epochs(ranks: Ranks, folder: Path, rounds: int, *_: object) -> tu
     return epochs, EPOCHS * sum(map(len, run.own))
 
 
+def work(ranks: Ranks, folder: Path, base: str, grouping: str, channels: int | None) -> tuple[int, int]:
+    """Return the tensor operations and the floating-point operations of a search's second step."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from benchmarks.counts import count_operations
+
+    step, _ = search_step(ranks, folder, 2, base, grouping, channels)
+    step()
+    with FlopCounterMode(display=False) as counter:
+        operations = count_operations(step).total()
+    return operations, counter.get_total_flops()
+
+
 PARTS: dict[str, Callable[..., tuple[Part, int]]] = {
     "search": search_epoch,
     "step": search_step,
@@ -126,6 +144,12 @@ def child(what: str, clock: str, rounds: int, base: str, grouping: str, channels
         shared = ranks.of_first(lambda: Path(place))
         (shared / "shared").mkdir(exist_ok=True)
         (Path(place) / "alone").mkdir()
+        if what == WORK:
+            own = work(ALONE, Path(place) / "alone", base, grouping, channels)
+            both = ranks.gathered(work(ranks, shared / "shared", base, grouping, channels))
+            if ranks.first:
+                print(MARK + json.dumps([own, both]), flush=True)
+            return
         # The own run is used twice a round.
         alone, samples = PARTS[what](ALONE, Path(place) / "alone", 2 * rounds, base, grouping, channels)
         together, _ = PARTS[what](ranks, shared / "shared", rounds, base, grouping, channels)
@@ -147,10 +171,8 @@ def child(what: str, clock: str, rounds: int, base: str, grouping: str, channels
             print(MARK + json.dumps([samples, seconds[1:]]), flush=True)
 
 
-def measured(
-    what: str, clock: str, rounds: int, base: str, grouping: str, channels: int | None
-) -> tuple[int, list[list[list[float]]]]:
-    """Start two processes and return the samples of a part and the seconds of each round."""
+def measured(what: str, clock: str, rounds: int, base: str, grouping: str, channels: int | None) -> list[Any]:
+    """Start two processes and return what the first one prints."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     given = ["--child", what, "--clock", clock, "--rounds", str(rounds), "--base", base, "--grouping", grouping]
     wide = ["--channels", str(channels)] if channels else []
@@ -163,8 +185,8 @@ def measured(
     lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if not lines:
         sys.exit(done.stderr)
-    samples, seconds = json.loads(lines[0].removeprefix(MARK))
-    return samples, seconds
+    found: list[Any] = json.loads(lines[0].removeprefix(MARK))
+    return found
 
 
 def main() -> None:
@@ -179,17 +201,28 @@ def main() -> None:
     parser.add_argument("--grouping", default="dalbg")
     parser.add_argument("--channels", type=int, help="of the search")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a machine that others use too")
-    parser.add_argument("--only", choices=tuple(PARTS))
-    parser.add_argument("--child", choices=tuple(PARTS), help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=(WORK, *PARTS))
+    parser.add_argument("--child", choices=(WORK, *PARTS), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.rounds < 2:
         parser.error(f"--rounds {given.rounds}: must be at least 2, for the first is not counted")
     if given.child:
         child(given.child, given.clock, given.rounds, given.base, given.grouping, given.channels)
         return
-    for what in [given.only] if given.only else PARTS:
+    for what in [given.only] if given.only else (WORK, *PARTS):
         rounds = given.rounds * (STEPS if what == "step" else 1)
-        _tell(what, *measured(what, given.clock, rounds, given.base, given.grouping, given.channels))
+        found = measured(what, given.clock, rounds, given.base, given.grouping, given.channels)
+        if what == WORK:
+            _tell_work(*found)
+        else:
+            _tell(what, *found)
+
+
+def _tell_work(alone: list[int], both: list[list[int]]) -> None:
+    for name, one, each in zip(("tensor", "floating-point"), alone, zip(*both, strict=True), strict=True):
+        print(
+            f"a step's {name} operations: {one:,}; of the busier of two processes {max(each):,}, {one / max(each):.2f}"
+        )
 
 
 def _tell(what: str, samples: int, seconds: list[list[list[float]]]) -> None:
@@ -201,8 +234,9 @@ def _tell(what: str, samples: int, seconds: list[list[list[float]]]) -> None:
         ratios = [rate / own for rate, own in zip(rates, alone, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
         best = max(rates) / max(alone)
-        spread = f"quartiles {low:.2f} to {high:.2f}"
-        print(f"    {name}: {middle:.2f} times that ({spread}); best of each {best:.2f}", flush=True)
+        whole = statistics.harmonic_mean(rates) / statistics.harmonic_mean(alone)
+        spread = f"quartiles {low:.2f} to {high:.2f}; all rounds {whole:.2f}; best of each {best:.2f}"
+        print(f"    {name}: {middle:.2f} times that ({spread})", flush=True)
 
 
 if __name__ == "__main__":

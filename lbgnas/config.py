@@ -231,6 +231,7 @@ class EvaluationSettings(DataOptions):
     limit: int | None = Field(None, ge=20)
     """Use only so many images, for a quick trial."""
     epochs: int = Field(600, ge=1)
+    """Of each expert, over its own samples: K times as many cost about what one network of equal size costs."""
     batch_size: int = Field(96, ge=2)
     seed: int = Field(0, ge=0)
     layers: int | None = Field(None, ge=3, le=64)

@@ -69,6 +69,8 @@ class Method:
         clusters: whether k-means splits the pool, with the architecture of the search for every expert.
         told: whether the attribute is known in training (Group DRO).
         half: whether there are half of the parameters: a single network that costs what one of two experts does.
+        steps: whether each expert takes as many steps as a single network on all samples, in place of as many epochs of
+            its own samples: as many MACs in training as that network.
     """
 
     grouping: str = "none"
@@ -77,6 +79,7 @@ class Method:
     clusters: bool = False
     told: bool = False
     half: bool = False
+    steps: bool = False
 
 
 CLASS = {"expert_balance": "class"}
@@ -89,6 +92,7 @@ METHODS = {
     "k-means": Method(clusters=True),
     "k-means, class-balanced": Method(clusters=True, balanced=True),
     "lbg": Method("lbg"),
+    "lbg, steps of base": Method("lbg", steps=True),
     "lbg, class-balanced": Method("lbg", CLASS, balanced=True),
     "lbg, frozen C, class-balanced": Method("lbg", CLASS | FROZEN, balanced=True),
     "dalbg": Method("dalbg"),
@@ -200,7 +204,8 @@ def measured(data: str, base: str, name: str, seed: int, scale: Scale, runs: Pat
         elif method.balanced:
             loss = training.class_balanced(pool.labels[own], pool.info.num_classes)
         if len(own) > 1:
-            training.train(expert, pool, own, loss, scale.epochs, seed)
+            steps = scale.epochs * training.epoch_steps(rows if method.steps else own)
+            training.train(expert, pool, own, loss, steps, seed)
         experts.append(expert.eval())
     seconds = time.process_time() - started
     size = padded_size(pool.info.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain, count
 
 import torch
 import torch.nn.functional as F
@@ -49,22 +50,28 @@ class GroupDro:
         return (self.shares * means).sum()
 
 
-def train(network: nn.Module, data: ImageData, rows: Tensor, loss: Loss, epochs: int, seed: int) -> nn.Module:
+def epoch_steps(rows: Tensor) -> int:
+    """Return the steps of an epoch of some rows."""
+    return num_steps(len(rows), BATCH, ends_alone(len(rows), BATCH))
+
+
+def train(network: nn.Module, data: ImageData, rows: Tensor, loss: Loss, steps: int, seed: int) -> nn.Module:
     """Train by SGD, its rate a cosine over the steps, on augmented rows of a pool; return the network to evaluate."""
     optimizer = torch.optim.SGD(network.parameters(), RATE, MOMENTUM, weight_decay=DECAY)
     network.train()
     torch.manual_seed(derive_seed(seed, "training") % 2**63)
     lonely = ends_alone(len(rows), BATCH)
-    steps, step = epochs * num_steps(len(rows), BATCH, lonely), 0
-    for epoch in range(epochs):
-        words = ("training", epoch)
-        stream = batches(data, rows, BATCH, seed=seed, words=words, augment=True, drop_last=lonely, channels_last=True)
-        for batch in stream:
-            optimizer.param_groups[0]["lr"] = cosine(RATE, 0.0, step, steps)
-            step += 1
-            each = F.cross_entropy(network(batch.images).logits, batch.labels, reduction="none")
-            optimizer.zero_grad()
-            loss(each, batch).backward()
-            nn.utils.clip_grad_norm_(network.parameters(), CLIP)
-            optimizer.step()
+    epochs = (
+        batches(
+            data, rows, BATCH, seed=seed, words=("training", epoch), augment=True, drop_last=lonely, channels_last=True
+        )
+        for epoch in count()
+    )
+    for step, batch in zip(range(steps), chain.from_iterable(epochs), strict=False):
+        optimizer.param_groups[0]["lr"] = cosine(RATE, 0.0, step, steps)
+        each = F.cross_entropy(network(batch.images).logits, batch.labels, reduction="none")
+        optimizer.zero_grad()
+        loss(each, batch).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+        optimizer.step()
     return network.eval()
