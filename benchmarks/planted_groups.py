@@ -1,6 +1,7 @@
 """Are planted groups found, and is it worth it? Print and save a table for each planted problem.
 
     python -m benchmarks.planted_groups [--quick] [--problems NAME ...] [--methods NAME ...] [--seeds 0 1 2 3 4]
+    python -m benchmarks.planted_groups --remedies --problems inverted rotations --json FILE
 
 Mean and standard deviation over seeds. ARI is the adjusted Rand index against the planted groups; the equal-sized
 single networks count the gate in. Rows that --json FILE already holds are not run again.
@@ -15,7 +16,7 @@ import sys
 from concurrent.futures import as_completed
 from pathlib import Path
 
-from benchmarks.planted.methods import METHODS, SCOUTED, measured
+from benchmarks.planted.methods import FULL, METHODS, REMEDIES, measured, scouts_of
 from benchmarks.planted.problems import PROBLEMS
 from benchmarks.workers import workers
 
@@ -39,8 +40,9 @@ def run(problem: str, methods: list[str], seed: int, epochs: int | None) -> list
 
 def together(methods: list[str]) -> list[list[str]]:
     """Return the methods, those that begin with the same scouts as one job."""
-    scouted = [method for method in methods if method in SCOUTED]
-    return [*([scouted] if scouted else []), *([method] for method in methods if method not in SCOUTED)]
+    scouts = {method: scouts_of(method) for method in methods}
+    shared = [[method for method in methods if scouts[method] == own] for own in dict.fromkeys(scouts.values()) if own]
+    return [*shared, *([method] for method in methods if not scouts[method])]
 
 
 def cell(rows: list[Row], name: str) -> str:
@@ -83,7 +85,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"one seed of {', '.join(QUICK)}, a third of the epochs")
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, metavar="NAME", help=", ".join(PROBLEMS))
-    parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="NAME", help=", ".join(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="NAME", help="; ".join(FULL))
+    parser.add_argument("--remedies", action="store_true", help=f"what else was tried: {'; '.join(REMEDIES)}")
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--json", type=Path, help="file of rows, read before and written after each run")
     parser.add_argument("--jobs", type=int, default=2, help="processes of one thread (default: 2)")
@@ -92,9 +95,8 @@ def main() -> None:
     problems = options.problems or (QUICK if options.quick else list(PROBLEMS))
     rows: list[Row] = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
     done = {(row["problem"], row["method"], row["seed"]) for row in rows}
-    wanted = [
-        (problem, method, seed) for seed in seeds for problem in problems for method in options.methods or METHODS
-    ]
+    methods = options.methods or (REMEDIES if options.remedies else FULL)
+    wanted = [(problem, method, seed) for seed in seeds for problem in problems for method in methods]
     jobs = [
         (problem, methods, seed)
         for seed in seeds

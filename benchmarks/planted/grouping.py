@@ -29,7 +29,10 @@ SCOUT_BATCH = 64
 
 @dataclass(frozen=True)
 class Options:
-    """How the groups are learned; fields as in the settings of a search."""
+    """How the groups are learned; fields as in the settings of a search.
+
+    scouts: for each group of linear experts; for those of images, which are dear, in all.
+    """
 
     mutual_information: float = 1.0
     rows: RowOptimizer = field(default_factory=RowOptimizer)
@@ -37,16 +40,14 @@ class Options:
     adaptation: Adaptation | None = None
     mixture: bool = False
     gate_rate: float = 0.05
-    scouts: bool = True
+    scouts: int = 8
 
 
 OURS = Options()
-UNSCOUTED = Options(scouts=False)
+UNSCOUTED = Options(scouts=0)
 FROZEN = Options(frozen=True)
 DALBG = Options(adaptation=Adaptation(mmd, 0.1))
-LITERAL = Options(mutual_information=0.0, rows=RowOptimizer("sgd"), scouts=False)
-SCOUTS = 8
-"""For each group of linear experts; for those of images, which are dear, in all."""
+LITERAL = Options(mutual_information=0.0, rows=RowOptimizer("sgd"), scouts=0)
 ARCHITECTURE_RATE = 3e-3
 
 
@@ -59,13 +60,18 @@ class Found:
     validation_loss: float
 
 
+def as_scouted(options: Options) -> Options:
+    """Return the options on which scouts depend, all others as they are by default."""
+    return Options(mutual_information=options.mutual_information, scouts=options.scouts)
+
+
 @lru_cache(maxsize=1)
-def scout(problem: Problem, information: float, recipe: Recipe, seed: int) -> tuple[Scouted, float]:
+def scout(problem: Problem, options: Options, recipe: Recipe, seed: int) -> tuple[Scouted, float]:
     """Train scouts, the odd ones without the information term; also return the seconds that it took.
 
     Methods that begin with the same scouts share them.
     """
-    started = time.process_time()
+    started, information = time.process_time(), options.mutual_information
 
     def batches(part: Part, number: int, epoch: int) -> Iterator[Samples]:
         generator = torch.Generator().manual_seed(1_000_003 * seed + 1009 * number + epoch)
@@ -79,7 +85,7 @@ def scout(problem: Problem, information: float, recipe: Recipe, seed: int) -> tu
         return Scout(models.gate(problem, problem.groups), experts, weight)
 
     settings = Sgd(recipe.rate, recipe.momentum, recipe.decay, recipe.clip)
-    count = SCOUTS * (problem.groups if problem.kind == "linear" else 1)
+    count = options.scouts * (problem.groups if problem.kind == "linear" else 1)
     scouted = best_scout(
         [partial(make, number) for number in range(count)],
         partial(batches, problem.train),
@@ -110,7 +116,7 @@ def learn_groups(
     gate, information = models.gate(problem, problem.groups), options.mutual_information
     generator = torch.Generator().manual_seed(seed)
     if options.scouts:
-        scouted, _ = scout(problem, information, recipe, seed)
+        scouted, _ = scout(problem, as_scouted(options), recipe, seed)
         gate, information = copy.deepcopy(scouted.gate), scouted.mutual_information
         logits = scouted.assignment_logits
     learner = Learner(experts, gate, logits, options.rows, ARCHITECTURE_RATE)

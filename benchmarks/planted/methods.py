@@ -13,9 +13,20 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 
 from benchmarks.planted import models
-from benchmarks.planted.grouping import DALBG, FROZEN, LITERAL, OURS, UNSCOUTED, Options, learn_groups, scout
+from benchmarks.planted.grouping import (
+    DALBG,
+    FROZEN,
+    LITERAL,
+    OURS,
+    UNSCOUTED,
+    Options,
+    as_scouted,
+    learn_groups,
+    scout,
+)
 from benchmarks.planted.problems import Problem
 from benchmarks.planted.training import RECIPES, Recipe, fit, fit_classifier, logits_of
+from lbgnas.grouping.assignments import RowOptimizer
 from lbgnas.grouping.objectives import mixture_loss
 
 
@@ -156,7 +167,16 @@ GROUPED = {
     "lbg, frozen C": FROZEN,
     "dalbg": DALBG,
 }
-SCOUTED = tuple(name for name, options in GROUPED.items() if options.scouts)
+REMEDIES = {
+    "lbg, no scouts, no information term": dataclasses.replace(UNSCOUTED, mutual_information=0.0),
+    "lbg, no scouts, information term 0.3": dataclasses.replace(UNSCOUTED, mutual_information=0.3),
+    "lbg, no scouts, C by SGD at rate 1000": dataclasses.replace(UNSCOUTED, rows=RowOptimizer("sgd", 1000.0)),
+    "lbg, no scouts, gate four times as fast": dataclasses.replace(UNSCOUTED, gate_rate=0.2),
+    "lbg, no scouts, level 3 of the mixture": dataclasses.replace(UNSCOUTED, mixture=True),
+    "lbg, level 3 of the mixture": dataclasses.replace(OURS, mixture=True),
+    "lbg, four times as many scouts": dataclasses.replace(OURS, scouts=32),
+}
+"""What else was tried; not part of the full run."""
 METHODS: dict[str, Method] = {
     "single, equal parameters": _one(models.single_of_equal_parameters),
     "single, equal MACs": _one(models.single_of_equal_macs),
@@ -168,6 +188,14 @@ METHODS: dict[str, Method] = {
     **{name: _grouped(options) for name, options in GROUPED.items()},
     "oracle": oracle,
 }
+FULL = tuple(METHODS)
+METHODS |= {name: _grouped(options) for name, options in REMEDIES.items()}
+
+
+def scouts_of(method: str) -> Options | None:
+    """Return what a method's scouts depend on; methods of the same can share them. None without scouts."""
+    options = (GROUPED | REMEDIES).get(method)
+    return as_scouted(options) if options and options.scouts else None
 
 
 def measured(problem: Problem, method: str, seed: int, epochs: int | None = None) -> dict[str, object]:
@@ -175,8 +203,8 @@ def measured(problem: Problem, method: str, seed: int, epochs: int | None = None
     recipe = RECIPES[problem.kind]
     if epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=epochs)
-    information = OURS.mutual_information
-    scouting = scout(problem, information, recipe, seed)[1] if method in SCOUTED else 0.0
+    scouts = scouts_of(method)
+    scouting = scout(problem, scouts, recipe, seed)[1] if scouts else 0.0
     torch.manual_seed(seed)
     started = time.process_time()
     answer = METHODS[method](problem, recipe, seed)
