@@ -12,9 +12,10 @@ The cores of such a machine are not equally fast, slow each other down, and chan
 three times: each its own, and one shared. A round is an epoch (or a step) by the first alone, by the second alone, by
 each its own at the same time, and the shared one. All rates are told in those of one process alone, the mean over
 both cores: two runs beside each other show what the machine has to give, the shared run what becomes of it. The first
-round warms up. Told are the median over rounds, the ratio of all samples by all seconds, and that of the best
-rounds, in which others took least of the machine. Where others take a core away for long, --clock cpu counts the CPU time of each process instead, and of the
-shared run's the longer: what a machine of one's own would need, but for the time in which both wait.
+round warms up. Told are the median over rounds, the ratio of all samples by all seconds, and that of the best rounds,
+in which others took least of the machine. Where others take a core away for long, --clock cpu counts the CPU time of
+each process instead, and of the shared run's the longer: what a machine of one's own would need, but for the time in
+which both wait.
 
 First it counts what a step of a search does (work): tensor operations and the floating-point operations of convolutions
 and matrix products, of one process and of the busier of two. That is exact, and the most that can be gained.
