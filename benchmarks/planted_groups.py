@@ -16,7 +16,7 @@ import sys
 from concurrent.futures import as_completed
 from pathlib import Path
 
-from benchmarks.planted.methods import FULL, METHODS, REMEDIES, measured, scouts_of
+from benchmarks.planted.methods import FULL, METHODS, TRIED, measured, scouts_of
 from benchmarks.planted.problems import PROBLEMS
 from benchmarks.workers import workers
 
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, metavar="NAME", help=", ".join(PROBLEMS))
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--methods", nargs="+", choices=METHODS, metavar="NAME", help="; ".join(FULL))
-    which.add_argument("--remedies", action="store_true", help=f"what else was tried: {'; '.join(REMEDIES)}")
+    which.add_argument("--remedies", action="store_true", help=f"what else was tried: {'; '.join(TRIED)}")
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--json", type=Path, help="file of rows, read before and written after each run")
     parser.add_argument("--jobs", type=int, default=2, help="processes of one thread (default: 2)")
@@ -96,7 +96,7 @@ def main() -> None:
     problems = options.problems or (QUICK if options.quick else list(PROBLEMS))
     rows: list[Row] = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
     done = {(row["problem"], row["method"], row["seed"]) for row in rows}
-    methods = options.methods or (REMEDIES if options.remedies else FULL)
+    methods = options.methods or (TRIED if options.remedies else FULL)
     wanted = [(problem, method, seed) for seed in seeds for problem in problems for method in methods]
     jobs = [
         (problem, methods, seed)

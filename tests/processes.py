@@ -17,6 +17,7 @@ from lbgnas.engine.evaluate import Evaluation
 from lbgnas.engine.reporting import Reporter
 from lbgnas.engine.search import Search
 from lbgnas.errors import LbgnasError
+from lbgnas.files import write_text
 from lbgnas.grouping.adaptation import Adaptation, find_distance
 from lbgnas.grouping.assignments import RowOptimizer
 from lbgnas.grouping.experts import Experts
@@ -84,9 +85,8 @@ def assert_close(left, right, path="state"):
 
 def space(folder: Path, base: str) -> str:
     path = folder / f"{base}.yaml"
-    path.write_text(
-        SPACE + OPERATIONS + ("partial_channels: 4\nedge_normalisation: true\n" if base == "pcdarts" else "")
-    )
+    text = SPACE + OPERATIONS + ("partial_channels: 4\nedge_normalisation: true\n" if base == "pcdarts" else "")
+    write_text(path, text)  # whole, for the other process may be reading it
     return str(path)
 
 

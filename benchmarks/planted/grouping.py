@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.planted import models
 from benchmarks.planted.problems import Part, Problem
+from benchmarks.planted.remedies import Remedy, more_of_level_one, prepared
 from benchmarks.planted.training import Recipe, shuffled
 from lbgnas.engine.schedules import cosine
 from lbgnas.grouping.adaptation import Adaptation, mmd
@@ -41,6 +42,7 @@ class Options:
     mixture: bool = False
     gate_rate: float = 0.05
     scouts: int = 8
+    remedy: Remedy = field(default_factory=Remedy)
 
 
 OURS = Options()
@@ -119,27 +121,37 @@ def learn_groups(
         scouted, _ = scout(problem, as_scouted(options), recipe, seed)
         gate, information = copy.deepcopy(scouted.gate), scouted.mutual_information
         logits = scouted.assignment_logits
+    remedy = options.remedy
+    if remedy.start is not None:
+        begun = remedy.start(problem, recipe, seed, modules)
+        logits = logits if begun is None else begun
+    gate = prepared(remedy, gate)
     learner = Learner(experts, gate, logits, options.rows, ARCHITECTURE_RATE)
     validation = shuffled(len(held), recipe.batch, 10 * recipe.epochs, generator)
     last: list[Tensor] = []
     seen = -1
     for epoch, rows in shuffled(len(train), recipe.batch, recipe.epochs, generator):
-        if watch is not None and epoch > seen:
+        if epoch > seen:
             seen = epoch
-            watch(epoch, gate)
+            if watch is not None:
+                watch(epoch, gate)
+            if remedy.before_epoch is not None:
+                remedy.before_epoch(learner, problem)
         rate = cosine(1.0, 0.0, epoch, recipe.epochs)
         levels = Levels(
             gate=Sgd(options.gate_rate * rate, recipe.momentum, recipe.decay),
             experts=Sgd(recipe.rate * rate, recipe.momentum, recipe.decay, recipe.clip),
-            mutual_information=information,
+            mutual_information=information * (rate if remedy.fading else 1),
             adaptation=options.adaptation,
             mixture=options.mixture,
             assignments=not options.frozen,
         )
         other = next(validation)[1]
         batches = (train.x[rows], train.y[rows], rows), (held.x[other], held.y[other], other)
+        more_of_level_one(learner, *batches, levels, remedy.gate_steps - 1)
         try:
-            losses = learner.step(*batches, levels)
+            with remedy.passes():
+                losses = learner.step(*batches, levels)
         except VanishedHypergradient:
             continue  # every decision of the gate is exactly 0 or 1: this batch teaches C nothing
         if epoch == recipe.epochs - 1 and losses.validation is not None:

@@ -12,7 +12,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 
-from benchmarks.planted import models
+from benchmarks.planted import models, remedies
 from benchmarks.planted.grouping import (
     DALBG,
     FROZEN,
@@ -74,6 +74,14 @@ def oracle(problem: Problem, recipe: Recipe, seed: int) -> Answer:
     """Experts on the planted groups."""
     pool, test = problem.pool.group, problem.test.group
     return Answer(_split(problem, recipe, seed, pool, test), test, pool)
+
+
+def gated_oracle(problem: Problem, recipe: Recipe, seed: int) -> Answer:
+    """Experts on the planted groups, asked by a gate that was trained on them too: no learned grouping knows more."""
+    pool = problem.pool
+    gate = fit_classifier(models.gate(problem, problem.groups), pool.x, pool.group, recipe, seed)
+    test = logits_of(gate, problem.test.x).argmax(1)
+    return Answer(_split(problem, recipe, seed, pool.group, test), test, pool.group)
 
 
 def random_split(problem: Problem, recipe: Recipe, seed: int) -> Answer:
@@ -173,10 +181,16 @@ REMEDIES = {
     "lbg, no scouts, C by SGD at rate 1000": dataclasses.replace(UNSCOUTED, rows=RowOptimizer("sgd", 1000.0)),
     "lbg, no scouts, gate four times as fast": dataclasses.replace(UNSCOUTED, gate_rate=0.2),
     "lbg, no scouts, level 3 of the mixture": dataclasses.replace(UNSCOUTED, mixture=True),
+    **{
+        f"lbg, no scouts, {name}": dataclasses.replace(UNSCOUTED, remedy=remedy)
+        for name, remedy in remedies.REMEDIES.items()
+    },
     "lbg, level 3 of the mixture": dataclasses.replace(OURS, mixture=True),
     "lbg, four times as many scouts": dataclasses.replace(OURS, scouts=32),
 }
 """What else was tried; not part of the full run."""
+GATED_ORACLE = "oracle, learned gate"
+TRIED = (*REMEDIES, GATED_ORACLE)
 METHODS: dict[str, Method] = {
     "single, equal parameters": _one(models.single_of_equal_parameters),
     "single, equal MACs": _one(models.single_of_equal_macs),
@@ -189,7 +203,7 @@ METHODS: dict[str, Method] = {
     "oracle": oracle,
 }
 FULL = tuple(METHODS)
-METHODS |= {name: _grouped(options) for name, options in REMEDIES.items()}
+METHODS |= {name: _grouped(options) for name, options in REMEDIES.items()} | {GATED_ORACLE: gated_oracle}
 
 
 def scouts_of(method: str) -> Options | None:

@@ -34,7 +34,7 @@ def test_the_tables_of_real_images(name: str, least: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "small", "least"),
-    [("planted-groups", False, 15), ("planted-groups", True, 15), ("remedies", False, 9)],
+    [("planted-groups", False, 15), ("planted-groups", True, 15), ("remedies", False, 20)],
 )
 def test_the_tables_of_planted_groups(name: str, small: bool, least: int) -> None:
     rows = json.loads((RESULTS / f"{name}.json").read_text())
