@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.planted import models
 from benchmarks.planted.problems import Part, Problem
-from benchmarks.planted.remedies import Remedy, more_of_level_one, prepared
+from benchmarks.planted.remedies import Remedy, Tempered, more_of_level_one
 from benchmarks.planted.training import Recipe, shuffled
 from lbgnas.engine.schedules import cosine
 from lbgnas.grouping.adaptation import Adaptation, mmd
@@ -125,7 +125,8 @@ def learn_groups(
     if remedy.start is not None:
         begun = remedy.start(problem, recipe, seed, modules)
         logits = logits if begun is None else begun
-    gate = prepared(remedy, gate)
+    if remedy.temperature != 1:
+        gate = Tempered(gate, remedy.temperature)
     learner = Learner(experts, gate, logits, options.rows, ARCHITECTURE_RATE)
     validation = shuffled(len(held), recipe.batch, 10 * recipe.epochs, generator)
     last: list[Tensor] = []

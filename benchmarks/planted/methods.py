@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 
@@ -25,7 +24,7 @@ from benchmarks.planted.grouping import (
     scout,
 )
 from benchmarks.planted.problems import Problem
-from benchmarks.planted.training import RECIPES, Recipe, fit, fit_classifier, logits_of
+from benchmarks.planted.training import RECIPES, Recipe, fit, fit_classifier, k_means, logits_of
 from lbgnas.grouping.assignments import RowOptimizer
 from lbgnas.grouping.objectives import mixture_loss
 
@@ -93,7 +92,7 @@ def random_split(problem: Problem, recipe: Recipe, seed: int) -> Answer:
 def _kmeans(features: Callable[[Problem, Recipe, int], tuple[Tensor, Tensor]]) -> Method:
     def run(problem: Problem, recipe: Recipe, seed: int) -> Answer:
         pool, test = features(problem, recipe, seed)
-        found = KMeans(problem.groups, n_init=4, random_state=seed).fit(pool.numpy())
+        found = k_means(pool, problem.groups, seed)
         groups = [torch.from_numpy(found.predict(part.numpy())).long() for part in (pool, test)]
         return Answer(_split(problem, recipe, seed, *groups), groups[1], groups[0])
 

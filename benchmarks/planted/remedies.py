@@ -5,7 +5,6 @@ None is shown the planted groups.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,12 +12,11 @@ from functools import partial
 from unittest import mock
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from benchmarks.planted import models
 from benchmarks.planted.problems import Problem
-from benchmarks.planted.training import Recipe, fit, fit_classifier, logits_of
+from benchmarks.planted.training import Recipe, fit, fit_classifier, k_means, logits_of
 from lbgnas.grouping import objectives
 from lbgnas.grouping.learner import Learner
 from lbgnas.grouping.levels import Levels, Samples
@@ -66,9 +64,8 @@ class Tempered(nn.Module):
 
 def clusters(problem: Problem, recipe: Recipe, seed: int, modules: list[nn.Module]) -> Tensor:
     """C begins as k-means of the training inputs."""
-    x = problem.train.x.flatten(1).numpy()
-    found = KMeans(problem.groups, n_init=4, random_state=seed).fit_predict(x)
-    return _surest(torch.from_numpy(found).long(), problem.groups)
+    found = k_means(problem.train.x.flatten(1), problem.groups, seed)
+    return _surest(torch.from_numpy(found.labels_).long(), problem.groups)
 
 
 def choice(problem: Problem, recipe: Recipe, seed: int, modules: list[nn.Module]) -> Tensor:
@@ -167,11 +164,6 @@ def more_of_level_one(learner: Learner, train: Samples, validation: Samples, lev
         with torch.no_grad():
             for name, value in first.stepped.items():
                 named[name].copy_(value)
-
-
-def prepared(remedy: Remedy, gate: nn.Module) -> nn.Module:
-    """Return the gate as a remedy has it."""
-    return gate if remedy.temperature == 1 else Tempered(copy.deepcopy(gate), remedy.temperature)
 
 
 REMEDIES = {

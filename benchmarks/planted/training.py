@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from lbgnas.engine.schedules import cosine
@@ -72,3 +73,8 @@ def fit_classifier(
 def logits_of(model: nn.Module, x: Tensor, size: int = 2000) -> Tensor:
     """Return the logits of all samples."""
     return torch.cat([model(part) for part in torch.split(x, size)])
+
+
+def k_means(x: Tensor, groups: int, seed: int) -> KMeans:
+    """Return clusters of rows, (samples, features)."""
+    return KMeans(groups, n_init=4, random_state=seed).fit(x.numpy())
